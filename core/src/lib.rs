@@ -1,0 +1,26 @@
+//! What medbind decides, and nothing else: a peer certificate becomes a device identity, the
+//! identity leads to a binding, rules turn both into a permit or a deny.
+//!
+//! Everything here is a function of its arguments. There is no clock, no log, no I/O and no host:
+//! the module in Envoy, the registry and the command line all run this same code.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::arithmetic_side_effects,
+        clippy::as_conversions,
+        clippy::wildcard_enum_match_arm,
+        clippy::print_stdout
+    )
+)]
+
+pub mod binding;
+pub mod certificate;
+pub mod deny;
+pub mod identity;
+pub mod time;
