@@ -199,7 +199,7 @@ impl FromStr for Pin {
 }
 
 /// Decodes 64 lower-case hex digits into 32 octets.
-fn base16_lower(text: &str, octets: &mut [u8; 32]) -> bool {
+pub(crate) fn base16_lower(text: &str, octets: &mut [u8; 32]) -> bool {
     let digit = |b: u8| match b {
         b'0'..=b'9' => Some(b.wrapping_sub(b'0')),
         b'a'..=b'f' => Some(b.wrapping_sub(b'a').wrapping_add(10)),

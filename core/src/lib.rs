@@ -21,6 +21,7 @@
 
 pub mod binding;
 pub mod certificate;
+pub mod claim;
 pub mod deny;
 pub mod identity;
 pub mod time;
