@@ -1,0 +1,38 @@
+//! What the registry is told at start.
+
+use core::net::SocketAddr;
+use std::path::PathBuf;
+
+use jiff::SignedDuration;
+
+/// The options of a registry.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where database, certificates and keys live; made at the first start (mode 0700).
+    pub data_dir: PathBuf,
+    /// The address to listen on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The DNS names and IP addresses of the server's certificate. Where a later start names one
+    /// that the certificate does not have, the certificate is made again.
+    pub server_names: Vec<String>,
+    /// The most connections at a time; more wait to be accepted.
+    pub max_connections: usize,
+    /// Added to the clock, to see what a wrong one does. For tests.
+    #[doc(hidden)]
+    pub clock_offset: SignedDuration,
+}
+
+impl Config {
+    /// Listens on `127.0.0.1:8443` as `localhost`, `127.0.0.1` and `registry`.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 8443)),
+            server_names: ["localhost", "127.0.0.1", "registry"]
+                .map(str::to_owned)
+                .into(),
+            max_connections: 10_000,
+            clock_offset: SignedDuration::ZERO,
+        }
+    }
+}

@@ -1,0 +1,544 @@
+//! The infrastructure's certificates: a private CA, and what it signs for server, edges and
+//! operators. P-256 throughout; keys are PKCS #8 PEM.
+
+use core::fmt;
+use core::time::Duration;
+use std::fs;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use der::{Decode as _, DecodePem as _};
+use medbind_core::time::Timestamp;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData as _, SanType,
+};
+use time::OffsetDateTime;
+use x509_cert::Certificate;
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
+
+use crate::role::Role;
+
+/// How long a new CA certificate is valid: ten years.
+pub const CA_VALIDITY: Duration = Duration::from_secs(3650 * 24 * 3600);
+/// How long a new server, edge or operator certificate is valid: 825 days.
+pub const LEAF_VALIDITY: Duration = Duration::from_secs(825 * 24 * 3600);
+/// A certificate that ends sooner than this is worth a warning: 30 days.
+pub const NEAR_EXPIRY: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Certificates begin this much before they are made, for clocks that lag: one hour.
+const BACKDATE_SECONDS: i64 = 3600;
+
+/// The certificate's file name in a credentials directory.
+pub const CERTIFICATE_FILE: &str = "cert.pem";
+/// The private key's file name in a credentials directory.
+pub const KEY_FILE: &str = "key.pem";
+/// The name of the file with the CA certificate that the other side is verified against.
+pub const CA_FILE: &str = "ca.pem";
+
+/// What goes wrong with certificates, keys and their files.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// A file or directory could not be read or written.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    File {
+        /// `read`, `write`, `create`.
+        doing: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A directory for credentials that is there already: nothing is overwritten.
+    #[error("{} is there already, and keys are never overwritten: move it away first", .0.display())]
+    Exists(PathBuf),
+    /// A certificate could not be made.
+    #[error("cannot make the certificate: {0}")]
+    Make(#[from] rcgen::Error),
+    /// A certificate or key does not parse.
+    #[error("{what} does not parse: {why}")]
+    Parse {
+        /// The certificate, key or name.
+        what: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The private key is not the one of the certificate.
+    #[error("the private key does not belong to the certificate")]
+    KeyMismatch,
+    /// A certificate that is to sign others is no CA certificate.
+    #[error("the certificate is no CA certificate (basic constraints, RFC 5280 4.2.1.9)")]
+    NoCa,
+}
+
+/// A private key as PKCS #8 PEM. `Debug` does not show it.
+#[derive(Clone)]
+pub struct PrivateKeyPem(String);
+
+impl PrivateKeyPem {
+    /// The PEM text, to be written to a file with mode 0600.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PrivateKeyPem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PrivateKeyPem(..)")
+    }
+}
+
+/// A certificate with its private key and the certificate of the CA that signed it.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// The certificate, PEM.
+    pub certificate_pem: String,
+    /// Its private key.
+    pub key_pem: PrivateKeyPem,
+    /// The CA's certificate, PEM.
+    pub ca_pem: String,
+}
+
+impl Credentials {
+    /// Writes `cert.pem`, `key.pem` and `ca.pem` into the new directory `dir` (mode 0700, files
+    /// 0600), all or nothing. A directory that is there already is an error.
+    pub fn save(&self, dir: &Path) -> Result<(), PkiError> {
+        write_new_directory(
+            dir,
+            &[
+                (CERTIFICATE_FILE, &self.certificate_pem),
+                (KEY_FILE, self.key_pem.expose()),
+                (CA_FILE, &self.ca_pem),
+            ],
+        )
+    }
+}
+
+/// For whom a certificate is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A TLS server with these DNS names and IP addresses (at least one).
+    Server(Vec<String>),
+    /// A client of the registry with this role.
+    Client(Role),
+}
+
+/// A certificate authority with its private key.
+pub struct CertificateAuthority {
+    certificate_pem: String,
+    key_pem: PrivateKeyPem,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl fmt::Debug for CertificateAuthority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CertificateAuthority")
+            .finish_non_exhaustive()
+    }
+}
+
+impl CertificateAuthority {
+    /// Makes a new self-signed CA (P-256, path length 0, keyCertSign and cRLSign) that is valid
+    /// for [`CA_VALIDITY`] from `now`.
+    pub fn generate(common_name: &str, now: Timestamp) -> Result<Self, PkiError> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name_only(common_name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        set_validity(&mut params, now, CA_VALIDITY)?;
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let certificate_pem = params.self_signed(&key)?.pem();
+        let key_pem = PrivateKeyPem(key.serialize_pem());
+        Ok(Self {
+            certificate_pem,
+            key_pem,
+            issuer: Issuer::new(params, key),
+        })
+    }
+
+    /// From a CA certificate and its key, both PEM. The key must be the certificate's.
+    pub fn from_pem(certificate_pem: &str, key_pem: &str) -> Result<Self, PkiError> {
+        let certificate = parse_certificate(certificate_pem)?;
+        let is_ca = certificate
+            .tbs_certificate()
+            .get_extension::<x509_cert::ext::pkix::BasicConstraints>()
+            .is_ok_and(|found| found.is_some_and(|(_, constraints)| constraints.ca));
+        if !is_ca {
+            return Err(PkiError::NoCa);
+        }
+        let key = parse_key(key_pem)?;
+        check_key(&certificate, &key)?;
+        Ok(Self {
+            certificate_pem: certificate_pem.to_owned(),
+            key_pem: PrivateKeyPem(key_pem.to_owned()),
+            issuer: Issuer::from_ca_cert_pem(certificate_pem, key)?,
+        })
+    }
+
+    /// Reads `cert.pem` and `key.pem` of `dir`.
+    pub fn load(dir: &Path) -> Result<Self, PkiError> {
+        Self::from_pem(
+            &read(&dir.join(CERTIFICATE_FILE))?,
+            &read(&dir.join(KEY_FILE))?,
+        )
+    }
+
+    /// Writes `cert.pem` and `key.pem` into the new directory `dir` (mode 0700, files 0600), all
+    /// or nothing. A directory that is there already is an error.
+    pub fn save(&self, dir: &Path) -> Result<(), PkiError> {
+        write_new_directory(
+            dir,
+            &[
+                (CERTIFICATE_FILE, &self.certificate_pem),
+                (KEY_FILE, self.key_pem.expose()),
+            ],
+        )
+    }
+
+    /// The CA's certificate, PEM.
+    pub fn certificate_pem(&self) -> &str {
+        &self.certificate_pem
+    }
+
+    /// The issuer to sign other certificates with (rcgen), for those who make their own kinds.
+    pub fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
+    }
+
+    /// Makes a key and a certificate (P-256, digitalSignature; serverAuth or clientAuth) that is
+    /// valid for `validity` from `now`.
+    pub fn issue(
+        &self,
+        purpose: &Purpose,
+        now: Timestamp,
+        validity: Duration,
+    ) -> Result<Credentials, PkiError> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        set_validity(&mut params, now, validity)?;
+        match purpose {
+            Purpose::Server(names) => {
+                let first = names.first().ok_or_else(|| PkiError::Parse {
+                    what: "the list of server names",
+                    why: "it is empty".to_owned(),
+                })?;
+                params.distinguished_name = common_name_only(first);
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+                params.subject_alt_names = names
+                    .iter()
+                    .map(|name| server_name(name))
+                    .collect::<Result<_, _>>()?;
+            }
+            Purpose::Client(role) => {
+                params.distinguished_name = common_name_only(&role.to_string());
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+                if let Some(uri) = role.uri() {
+                    params.subject_alt_names = vec![SanType::URI(uri.try_into()?)];
+                }
+            }
+        }
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let certificate_pem = params.signed_by(&key, &self.issuer)?.pem();
+        Ok(Credentials {
+            certificate_pem,
+            key_pem: PrivateKeyPem(key.serialize_pem()),
+            ca_pem: self.certificate_pem.clone(),
+        })
+    }
+}
+
+/// Checks that `name` may stand in a server certificate: an IP address or a DNS name.
+pub fn check_server_name(name: &str) -> Result<(), PkiError> {
+    server_name(name).map(drop)
+}
+
+fn server_name(name: &str) -> Result<SanType, PkiError> {
+    if let Ok(address) = name.parse::<IpAddr>() {
+        return Ok(SanType::IpAddress(address));
+    }
+    rustls_pki_types::DnsName::try_from(name).map_err(|_| PkiError::Parse {
+        what: "a server name",
+        why: format!("{name:?} is neither a DNS name nor an IP address"),
+    })?;
+    Ok(SanType::DnsName(name.try_into()?))
+}
+
+fn common_name_only(name: &str) -> DistinguishedName {
+    let mut subject = DistinguishedName::new();
+    subject.push(DnType::CommonName, name);
+    subject
+}
+
+fn set_validity(
+    params: &mut CertificateParams,
+    now: Timestamp,
+    validity: Duration,
+) -> Result<(), PkiError> {
+    let date = |seconds: i64| {
+        OffsetDateTime::from_unix_timestamp(seconds).map_err(|error| PkiError::Parse {
+            what: "the time of validity",
+            why: error.to_string(),
+        })
+    };
+    params.not_before = date(now.unix_seconds().saturating_sub(BACKDATE_SECONDS))?;
+    params.not_after = date(now.after(validity).unix_seconds())?;
+    Ok(())
+}
+
+fn parse_certificate(pem: &str) -> Result<Certificate, PkiError> {
+    Certificate::from_pem(pem.as_bytes()).map_err(|error| PkiError::Parse {
+        what: "the certificate",
+        why: error.to_string(),
+    })
+}
+
+fn parse_key(pem: &str) -> Result<KeyPair, PkiError> {
+    // The library's own message may quote the input, which is a secret.
+    KeyPair::from_pem(pem).map_err(|_| PkiError::Parse {
+        what: "the private key",
+        why: "expected PKCS #8 PEM".to_owned(),
+    })
+}
+
+fn check_key(certificate: &Certificate, key: &KeyPair) -> Result<(), PkiError> {
+    let public = certificate.tbs_certificate().subject_public_key_info();
+    let spki = x509_cert::spki::SubjectPublicKeyInfoOwned::from_der(&key.subject_public_key_info())
+        .map_err(|error| PkiError::Parse {
+            what: "the public key",
+            why: error.to_string(),
+        })?;
+    if spki == *public {
+        Ok(())
+    } else {
+        Err(PkiError::KeyMismatch)
+    }
+}
+
+/// What a certificate file says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFacts {
+    /// The end of its validity.
+    pub not_after: Timestamp,
+    /// The DNS names and IP addresses among its subject alternative names.
+    pub server_names: Vec<String>,
+}
+
+impl CertificateFacts {
+    /// Reads the first certificate of a PEM text.
+    pub fn from_pem(pem: &str) -> Result<Self, PkiError> {
+        let certificate = parse_certificate(pem)?;
+        let body = certificate.tbs_certificate();
+        let end = body.validity().not_after.to_unix_duration().as_secs();
+        let names = body
+            .get_extension::<SubjectAltName>()
+            .map_err(|error| PkiError::Parse {
+                what: "the subject alternative name",
+                why: error.to_string(),
+            })?
+            .map(|(_critical, names)| names.0)
+            .unwrap_or_default();
+        Ok(Self {
+            not_after: Timestamp::from_unix_seconds(i64::try_from(end).unwrap_or(i64::MAX)),
+            server_names: names.iter().filter_map(name_text).collect(),
+        })
+    }
+}
+
+fn name_text(name: &GeneralName) -> Option<String> {
+    match name {
+        GeneralName::DnsName(name) => Some(name.as_str().to_owned()),
+        GeneralName::IpAddress(octets) => match *octets.as_bytes() {
+            [a, b, c, d] => Some(IpAddr::from([a, b, c, d]).to_string()),
+            ref octets => {
+                let octets: [u8; 16] = octets.try_into().ok()?;
+                Some(IpAddr::from(octets).to_string())
+            }
+        },
+        _ => None,
+    }
+}
+
+/// Reads a text file.
+pub(crate) fn read(path: &Path) -> Result<String, PkiError> {
+    fs::read_to_string(path).map_err(|source| PkiError::File {
+        doing: "read",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Makes `dir` (mode 0700, and its parents) where it is missing.
+pub fn create_private_directory(dir: &Path) -> Result<(), PkiError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|source| PkiError::File {
+            doing: "create",
+            path: dir.to_owned(),
+            source,
+        })
+}
+
+/// Writes the new file `path` with mode 0600, to the disk. One that is there already is an error.
+pub fn write_private_file(path: &Path, text: &str) -> Result<(), PkiError> {
+    let failed = |source| PkiError::File {
+        doing: "write",
+        path: path.to_owned(),
+        source,
+    };
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
+    file.write_all(text.as_bytes()).map_err(failed)?;
+    file.sync_all().map_err(failed)
+}
+
+fn sync_directory(dir: &Path) -> Result<(), PkiError> {
+    let synced = fs::File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(|source| PkiError::File {
+        doing: "write",
+        path: dir.to_owned(),
+        source,
+    })
+}
+
+/// Writes `files` beside `dir` first and renames: after a crash all of them are there, or none.
+fn write_new_directory(dir: &Path, files: &[(&str, &str)]) -> Result<(), PkiError> {
+    if dir.exists() {
+        return Err(PkiError::Exists(dir.to_owned()));
+    }
+    let parent = match dir.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        Some(_) | None => Path::new("."),
+    };
+    create_private_directory(parent)?;
+    let mut half_written = dir.file_name().unwrap_or_default().to_owned();
+    half_written.push(".half-written");
+    let half_written = parent.join(half_written);
+    let failed = |doing, path: &Path| {
+        let path = path.to_owned();
+        move |source| PkiError::File {
+            doing,
+            path,
+            source,
+        }
+    };
+    if half_written.exists() {
+        fs::remove_dir_all(&half_written).map_err(failed("remove", &half_written))?;
+    }
+    create_private_directory(&half_written)?;
+    for (name, text) in files {
+        write_private_file(&half_written.join(name), text)?;
+    }
+    sync_directory(&half_written)?;
+    fs::rename(&half_written, dir).map_err(failed("write", dir))?;
+    sync_directory(parent)
+}
+
+/// Replaces certificate and key of the credentials directory `dir`, the key first. After a crash
+/// between the two [`check_pair`] says that they do not belong together.
+pub(crate) fn replace(dir: &Path, credentials: &Credentials) -> Result<(), PkiError> {
+    for (name, text) in [
+        (KEY_FILE, credentials.key_pem.expose()),
+        (CERTIFICATE_FILE, &credentials.certificate_pem),
+    ] {
+        let path = dir.join(name);
+        let new = dir.join(format!("{name}.new"));
+        let failed = |source| PkiError::File {
+            doing: "write",
+            path: path.clone(),
+            source,
+        };
+        if new.exists() {
+            fs::remove_file(&new).map_err(failed)?;
+        }
+        write_private_file(&new, text)?;
+        fs::rename(&new, &path).map_err(failed)?;
+    }
+    sync_directory(dir)
+}
+
+/// Checks that a private key belongs to a certificate, both PEM.
+pub(crate) fn check_pair(certificate_pem: &str, key_pem: &str) -> Result<(), PkiError> {
+    check_key(&parse_certificate(certificate_pem)?, &parse_key(key_pem)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn now() -> Timestamp {
+        "2026-11-24T16:20:00Z".parse().unwrap()
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_ca_survives_being_saved_and_loaded_and_its_files_are_private() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().join("infra-ca");
+        let ca = CertificateAuthority::generate("test CA", now()).unwrap();
+        ca.save(&dir).unwrap();
+        assert_eq!((mode(&dir), mode(&dir.join(KEY_FILE))), (0o700, 0o600));
+        assert!(matches!(ca.save(&dir), Err(PkiError::Exists(_))));
+        let loaded = CertificateAuthority::load(&dir).unwrap();
+        assert_eq!(loaded.certificate_pem(), ca.certificate_pem());
+        let names = vec![
+            "registry.example".to_owned(),
+            "127.0.0.1".to_owned(),
+            "::1".to_owned(),
+        ];
+        let leaf = loaded
+            .issue(&Purpose::Server(names.clone()), now(), LEAF_VALIDITY)
+            .unwrap();
+        let facts = CertificateFacts::from_pem(&leaf.certificate_pem).unwrap();
+        assert_eq!(facts.server_names, names);
+        assert_eq!(facts.not_after, now().after(LEAF_VALIDITY));
+        check_pair(&leaf.certificate_pem, leaf.key_pem.expose()).unwrap();
+    }
+
+    #[test]
+    fn a_strangers_key_and_a_leaf_make_no_ca() {
+        let ca = CertificateAuthority::generate("one", now()).unwrap();
+        let other = CertificateAuthority::generate("two", now()).unwrap();
+        assert!(matches!(
+            CertificateAuthority::from_pem(ca.certificate_pem(), other.key_pem.expose()),
+            Err(PkiError::KeyMismatch)
+        ));
+        let purpose = Purpose::Client(Role::Edge("e".parse().unwrap()));
+        let leaf = ca.issue(&purpose, now(), LEAF_VALIDITY).unwrap();
+        assert!(matches!(
+            CertificateAuthority::from_pem(&leaf.certificate_pem, leaf.key_pem.expose()),
+            Err(PkiError::NoCa)
+        ));
+    }
+
+    #[test]
+    fn what_is_no_name_gets_no_server_certificate() {
+        for name in ["", "a b", "https://registry", "registry:8443", "ä"] {
+            assert!(check_server_name(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_private_key_is_not_shown() {
+        let ca = CertificateAuthority::generate("one", now()).unwrap();
+        let purpose = Purpose::Server(vec!["localhost".to_owned()]);
+        let shown = format!(
+            "{ca:?} {:?}",
+            ca.issue(&purpose, now(), LEAF_VALIDITY).unwrap()
+        );
+        assert!(!shown.contains("PRIVATE KEY"), "{shown}");
+    }
+}
