@@ -23,5 +23,6 @@ pub mod binding;
 pub mod certificate;
 pub mod claim;
 pub mod deny;
+pub mod feed;
 pub mod identity;
 pub mod time;
