@@ -31,7 +31,7 @@ pub enum ClaimTextError {
     #[error("it holds a character that is not used: expected 0-9 and A-Z without U")]
     Symbol,
     /// Too few or too many symbols for a claim code.
-    #[error("a claim code has 13 characters, such as K7Q2-9F3M-X4TB-5")]
+    #[error("a claim code has 13 characters, such as K7Q2-9F3M-X4TB-Z")]
     CodeLength,
     /// The check symbol does not fit: a typing error.
     #[error("the last character does not fit the others: one of them is mistyped")]
@@ -97,7 +97,7 @@ fn grouped(f: &mut fmt::Formatter<'_>, canonical: &str) -> fmt::Result {
 /// The claim code: public, printed on the device, one for each device. 12 symbols and Crockford's
 /// check symbol (the number modulo 37), which finds one wrong symbol and two that changed places.
 ///
-/// `Display` and JSON show it in groups (`K7Q2-9F3M-X4TB-5`).
+/// `Display` and JSON show it in groups (`K7Q2-9F3M-X4TB-Z`).
 ///
 /// ```
 /// use medbind_core::claim::ClaimCode;
