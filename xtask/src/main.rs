@@ -1,2 +1,80 @@
-//! placeholder
-fn main() {}
+//! The one tool a newcomer needs. `cargo xtask demo` tells the story, `cargo xtask test` tests
+//! it, `cargo xtask module` builds what Envoy loads.
+
+mod envoy;
+mod module;
+mod postlink;
+mod programs;
+mod shell;
+mod test;
+mod toolchain;
+mod workspace;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about, version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Tell the whole story with real devices, a real Envoy and a real registry
+    Demo(DemoArgs),
+    /// Run the tests: format, lints, native, wasm32, the module's shape, a real Envoy
+    Test(test::TestArgs),
+    /// Build the module into dist/medbind.wasm, with its SHA-256 beside it
+    Module(module::ModuleArgs),
+    /// Get an Envoy, checked against its pinned SHA-256, and print where it is
+    Envoy {
+        /// Which release, of those that are pinned
+        #[arg(default_value = envoy::NEWEST)]
+        version: String,
+    },
+}
+
+#[derive(Args)]
+struct DemoArgs {
+    /// Leave everything running at the end, until Ctrl-C
+    #[arg(long)]
+    keep: bool,
+    #[command(flatten)]
+    envoy: EnvoyArgs,
+}
+
+/// Which Envoy to use.
+#[derive(Args, Clone, Default)]
+struct EnvoyArgs {
+    /// A pinned release (1.40.0), or the path of an Envoy binary of your own
+    #[arg(long, value_name = "VERSION|PATH")]
+    envoy: Option<String>,
+}
+
+impl EnvoyArgs {
+    /// The binary to run, fetched where it has to be.
+    fn binary(&self) -> Result<PathBuf> {
+        envoy::find(self.envoy.as_deref().unwrap_or(envoy::NEWEST))
+    }
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Demo(args) => programs::demo(&args.envoy, args.keep),
+        Command::Test(args) => Ok(test::run(&args)),
+        Command::Module(args) => module::run(&args),
+        Command::Envoy { version } => envoy::run(&version),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            shell::report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

