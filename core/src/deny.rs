@@ -121,7 +121,7 @@ impl DenyCode {
         }
     }
 
-    /// The gRPC status: 16 UNAUTHENTICATED, 7 PERMISSION_DENIED, 14 UNAVAILABLE, 13 INTERNAL.
+    /// The gRPC status: 16 `UNAUTHENTICATED`, 7 `PERMISSION_DENIED`, 14 `UNAVAILABLE`, 13 `INTERNAL`.
     pub const fn grpc_status(self) -> u8 {
         match self.http_status() {
             401 => 16,

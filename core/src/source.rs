@@ -1,0 +1,339 @@
+//! Where in the certificate does the serial stand? The identity sources and their templates.
+
+use core::fmt;
+use core::str::FromStr;
+use std::borrow::Cow;
+
+use const_oid::ObjectIdentifier;
+use serde::{Deserialize, Deserializer, de};
+
+use crate::certificate::{AttributeText, CertificateError, PeerCertificate};
+
+/// What stands for the serial in a template.
+const PLACEHOLDER: &str = "{serial}";
+/// The longest template, in octets.
+pub const MAX_TEMPLATE_OCTETS: usize = 256;
+/// The longest DNS label (RFC 1035, 2.3.4).
+const MAX_LABEL_OCTETS: usize = 63;
+
+/// One place in a certificate where an issuer writes the device's serial.
+///
+/// In the configuration an object with the key `source`:
+/// `{"source": "san.hardware_module_name", "hw_type": "1.3.6.1.4.1.32473.1"}`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "SourceFields")]
+pub enum IdentitySource {
+    /// `subject.serial_number`: 2.5.4.5 in the subject (IEEE 802.1AR, 8.6; RFC 8995, 2.3.1).
+    SubjectSerialNumber,
+    /// `san.hardware_module_name`: `hwSerialNum` of the hardware module names with this `hwType`
+    /// (RFC 4108, 5). One with another type is of other hardware, and as good as absent.
+    HardwareModuleName {
+        /// The `hwType` that counts.
+        hw_type: ObjectIdentifier,
+    },
+    /// `san.permanent_identifier`: the value of the permanent identifiers with this assigner, or,
+    /// where none is configured, of those without one (RFC 4043, 2). An identifier without a value
+    /// stands for the subject's `serialNumber`.
+    PermanentIdentifier {
+        /// The assigner that counts.
+        assigner: Option<ObjectIdentifier>,
+    },
+    /// `san.uri`: what stands at `{serial}` in a URI (RFC 9039, SPIFFE).
+    Uri {
+        /// What the URI looks like.
+        template: UriTemplate,
+    },
+    /// `san.dns`: the label that stands at `{serial}` in a DNS name.
+    Dns {
+        /// What the name looks like.
+        template: DnsTemplate,
+    },
+    /// `subject.common_name`: 2.5.4.3 in the subject.
+    SubjectCommonName,
+}
+
+/// As it is written down. (Braces everywhere: serde lets unknown keys of a unit variant pass.)
+#[derive(Deserialize)]
+#[serde(tag = "source", deny_unknown_fields)]
+enum SourceFields {
+    #[serde(rename = "subject.serial_number")]
+    SubjectSerialNumber {},
+    #[serde(rename = "san.hardware_module_name")]
+    HardwareModuleName {
+        #[serde(deserialize_with = "object_identifier")]
+        hw_type: ObjectIdentifier,
+    },
+    #[serde(rename = "san.permanent_identifier")]
+    PermanentIdentifier {
+        #[serde(default, deserialize_with = "some_object_identifier")]
+        assigner: Option<ObjectIdentifier>,
+    },
+    #[serde(rename = "san.uri")]
+    Uri { template: UriTemplate },
+    #[serde(rename = "san.dns")]
+    Dns { template: DnsTemplate },
+    #[serde(rename = "subject.common_name")]
+    SubjectCommonName {},
+}
+
+impl From<SourceFields> for IdentitySource {
+    fn from(fields: SourceFields) -> Self {
+        match fields {
+            SourceFields::SubjectSerialNumber {} => Self::SubjectSerialNumber,
+            SourceFields::HardwareModuleName { hw_type } => Self::HardwareModuleName { hw_type },
+            SourceFields::PermanentIdentifier { assigner } => {
+                Self::PermanentIdentifier { assigner }
+            }
+            SourceFields::Uri { template } => Self::Uri { template },
+            SourceFields::Dns { template } => Self::Dns { template },
+            SourceFields::SubjectCommonName {} => Self::SubjectCommonName,
+        }
+    }
+}
+
+fn object_identifier<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<ObjectIdentifier, D::Error> {
+    let text = <Cow<'de, str>>::deserialize(deserializer)?;
+    ObjectIdentifier::new(&text).map_err(|_| {
+        de::Error::custom(format_args!(
+            "{text:?} is no object identifier; write it in dots, such as 1.3.6.1.4.1.32473.1"
+        ))
+    })
+}
+
+fn some_object_identifier<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<ObjectIdentifier>, D::Error> {
+    object_identifier(deserializer).map(Some)
+}
+
+impl IdentitySource {
+    /// Its name in the configuration.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::SubjectSerialNumber => "subject.serial_number",
+            Self::HardwareModuleName { .. } => "san.hardware_module_name",
+            Self::PermanentIdentifier { .. } => "san.permanent_identifier",
+            Self::Uri { .. } => "san.uri",
+            Self::Dns { .. } => "san.dns",
+            Self::SubjectCommonName => "subject.common_name",
+        }
+    }
+
+    /// Every serial that this source finds, as octets, in the certificate's order; none where the
+    /// source is absent. An error where it is present and cannot be read: it then is not absent.
+    pub fn serials<'a>(
+        &self,
+        certificate: &'a PeerCertificate,
+    ) -> Result<Vec<&'a [u8]>, CertificateError> {
+        match self {
+            Self::SubjectSerialNumber => texts(certificate.subject_serial_numbers()),
+            Self::SubjectCommonName => texts(certificate.subject_common_names()),
+            Self::HardwareModuleName { hw_type } => Ok(certificate
+                .hardware_modules()
+                .iter()
+                .filter(|module| module.hw_type == *hw_type)
+                .map(|module| module.serial.as_ref())
+                .collect()),
+            Self::PermanentIdentifier { assigner } => {
+                let mut serials = Vec::new();
+                for identifier in certificate.permanent_identifiers() {
+                    if identifier.assigner != *assigner {
+                        continue;
+                    }
+                    match &identifier.value {
+                        Some(value) => serials.push(value.as_bytes()),
+                        None => serials.extend(texts(certificate.subject_serial_numbers())?),
+                    }
+                }
+                Ok(serials)
+            }
+            Self::Uri { template } => Ok(certificate
+                .uris()
+                .iter()
+                .filter_map(|uri| template.serial(uri))
+                .map(str::as_bytes)
+                .collect()),
+            Self::Dns { template } => Ok(certificate
+                .dns_names()
+                .iter()
+                .filter_map(|name| template.serial(name))
+                .map(str::as_bytes)
+                .collect()),
+        }
+    }
+}
+
+fn texts(values: &[AttributeText]) -> Result<Vec<&[u8]>, CertificateError> {
+    values
+        .iter()
+        .map(|value| match value {
+            AttributeText::Octets(octets) => Ok(octets.as_ref()),
+            AttributeText::Unreadable => Err(CertificateError::AttributeText),
+        })
+        .collect()
+}
+
+/// Why text is no template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    /// `{serial}` is missing, stands twice, or other braces stand beside it.
+    #[error("a template has {{serial}} exactly once, and no other braces")]
+    Placeholder,
+    /// Longer than 256 octets, or not visible ASCII.
+    #[error("a template is at most 256 characters of visible ASCII without blanks")]
+    Characters,
+    /// A URI template whose scheme is not written out (RFC 3986, 3.1).
+    #[error("a URI template begins with its scheme, such as urn:dev:ops:32473-{{serial}}")]
+    Scheme,
+    /// A DNS template in which `{serial}` is not a whole label, or another label is none.
+    #[error(
+        "in a DNS template {{serial}} is one whole label, and the others are letters, digits and '-': {{serial}}.devices.example"
+    )]
+    Label,
+}
+
+/// What stands before and after `{serial}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Template {
+    before: Box<str>,
+    after: Box<str>,
+}
+
+impl FromStr for Template {
+    type Err = TemplateError;
+
+    fn from_str(text: &str) -> Result<Self, TemplateError> {
+        if text.len() > MAX_TEMPLATE_OCTETS || !text.bytes().all(|octet| octet.is_ascii_graphic()) {
+            return Err(TemplateError::Characters);
+        }
+        let (before, after) = text
+            .split_once(PLACEHOLDER)
+            .ok_or(TemplateError::Placeholder)?;
+        if [before, after].iter().any(|part| part.contains(['{', '}'])) {
+            return Err(TemplateError::Placeholder);
+        }
+        Ok(Self {
+            before: before.into(),
+            after: after.into(),
+        })
+    }
+}
+
+impl Template {
+    fn with(&self, serial: &str) -> String {
+        [&self.before, serial, &self.after].concat()
+    }
+}
+
+/// What an issuer's URIs look like: `urn:dev:ops:32473-{serial}`, `spiffe://acme/device/{serial}`.
+///
+/// Compared octet by octet: nothing is decoded or case-folded, so `%41` is three octets of the
+/// serial, and `URN:` is not `urn:`. `{serial}` is one or more octets, none of them `/`, `?` or `#`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UriTemplate(Template);
+
+impl UriTemplate {
+    /// The serial in this URI; `None` where the URI does not look like the template.
+    pub fn serial<'a>(&self, uri: &'a str) -> Option<&'a str> {
+        uri.strip_prefix(&*self.0.before)?
+            .strip_suffix(&*self.0.after)
+            .filter(|serial| !serial.is_empty() && !serial.contains(['/', '?', '#']))
+    }
+
+    /// The URI of this serial, for whoever issues certificates.
+    pub fn with(&self, serial: &str) -> String {
+        self.0.with(serial)
+    }
+}
+
+impl FromStr for UriTemplate {
+    type Err = TemplateError;
+
+    fn from_str(text: &str) -> Result<Self, TemplateError> {
+        let template: Template = text.parse()?;
+        let scheme = template.before.split_once(':').map(|(scheme, _)| scheme);
+        let is_scheme = scheme.is_some_and(|scheme| {
+            scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+                && scheme
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
+        });
+        if is_scheme {
+            Ok(Self(template))
+        } else {
+            Err(TemplateError::Scheme)
+        }
+    }
+}
+
+/// What an issuer's DNS names look like: `{serial}.devices.acme.example`.
+///
+/// `{serial}` is exactly one label: 1 to 63 letters, digits, `-` or `_`, so a wildcard is none.
+/// The other labels are compared without regard to case (RFC 4343); the serial stays as the issuer
+/// wrote it, and in another case is another device. A dot at the end of the name is not accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsTemplate(Template);
+
+impl DnsTemplate {
+    /// The serial in this DNS name; `None` where the name does not look like the template.
+    pub fn serial<'a>(&self, name: &'a str) -> Option<&'a str> {
+        let (before, rest) = name.split_at_checked(self.0.before.len())?;
+        let (serial, after) = rest.split_at_checked(rest.len().checked_sub(self.0.after.len())?)?;
+        let fits = before.eq_ignore_ascii_case(&self.0.before)
+            && after.eq_ignore_ascii_case(&self.0.after)
+            && is_label(serial);
+        fits.then_some(serial)
+    }
+
+    /// The name of this serial, for whoever issues certificates.
+    pub fn with(&self, serial: &str) -> String {
+        self.0.with(serial)
+    }
+}
+
+impl FromStr for DnsTemplate {
+    type Err = TemplateError;
+
+    fn from_str(text: &str) -> Result<Self, TemplateError> {
+        let template: Template = text.parse()?;
+        let whole = text
+            .split('.')
+            .all(|label| label == PLACEHOLDER || is_label(label));
+        if whole {
+            Ok(Self(template))
+        } else {
+            Err(TemplateError::Label)
+        }
+    }
+}
+
+/// One DNS label, with the underscore that names of services have (RFC 8552).
+fn is_label(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= MAX_LABEL_OCTETS
+        && text
+            .bytes()
+            .all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_'))
+}
+
+macro_rules! as_text {
+    ($template:ident) => {
+        impl fmt::Display for $template {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.with(PLACEHOLDER))
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $template {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <Cow<'de, str>>::deserialize(deserializer)?;
+                text.parse().map_err(de::Error::custom)
+            }
+        }
+    };
+}
+
+as_text!(UriTemplate);
+as_text!(DnsTemplate);
