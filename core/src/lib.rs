@@ -20,6 +20,7 @@
 )]
 
 pub mod binding;
+pub mod cache;
 pub mod certificate;
 pub mod claim;
 pub mod deny;

@@ -1,0 +1,211 @@
+//! Who synchronises? A lease in shared data, taken by compare-and-swap and kept by a heartbeat.
+
+use core::time::Duration;
+
+use super::codec::{Corrupt, Reader};
+use super::control::term_of_control;
+use super::shared_data::{CacheError, SharedData, SharedDataError, cas_of};
+use crate::time::Timestamp;
+
+pub(super) const KEY: &str = "mb1/l";
+const VERSION: u8 = 1;
+
+/// Where a synchroniser runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Candidate {
+    /// On a worker, beside the requests. It waits for a singleton first, and gives way to one.
+    Worker,
+    /// On the main thread, as a singleton service.
+    Singleton,
+}
+
+/// Whether this synchroniser leads now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leadership {
+    /// It leads; `term` is its fencing token, part of everything that it writes.
+    Leader {
+        /// Counts the leaders, from 1.
+        term: u32,
+    },
+    /// Another leads, or nobody yet.
+    Follower {
+        /// Whether nobody has ever led, or whoever did has stopped.
+        vacant: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lease {
+    term: u32,
+    owner: u64,
+    candidate: Candidate,
+    heartbeat: Timestamp,
+}
+
+impl Lease {
+    fn encode(self) -> Vec<u8> {
+        let mut octets = Vec::with_capacity(22);
+        octets.push(VERSION);
+        octets.extend_from_slice(&self.term.to_le_bytes());
+        octets.extend_from_slice(&self.owner.to_le_bytes());
+        octets.push(match self.candidate {
+            Candidate::Worker => 0,
+            Candidate::Singleton => 1,
+        });
+        octets.extend_from_slice(&self.heartbeat.unix_millis().to_le_bytes());
+        octets
+    }
+
+    fn decode(octets: &[u8]) -> Result<Self, Corrupt> {
+        let mut reader = Reader::new(octets);
+        if reader.u8()? != VERSION {
+            return Err(Corrupt);
+        }
+        let lease = Self {
+            term: reader.u32()?,
+            owner: reader.u64()?,
+            candidate: if reader.flag()? {
+                Candidate::Singleton
+            } else {
+                Candidate::Worker
+            },
+            heartbeat: Timestamp::from_unix_millis(reader.i64()?),
+        };
+        if reader.is_empty() {
+            Ok(lease)
+        } else {
+            Err(Corrupt)
+        }
+    }
+
+    /// Older than `timeout`, or so far in the future that the clock must have stepped back.
+    fn is_over(self, now: Timestamp, timeout: Duration) -> bool {
+        now.since(self.heartbeat) > timeout || self.heartbeat.since(now) > timeout
+    }
+}
+
+/// Takes, keeps or leaves the lease. `owner` is a number that no other synchroniser of this Envoy
+/// has; `take_vacant` says whether a place that nobody holds may be taken.
+pub fn lead(
+    store: &impl SharedData,
+    owner: u64,
+    candidate: Candidate,
+    now: Timestamp,
+    timeout: Duration,
+    take_vacant: bool,
+) -> Result<Leadership, CacheError> {
+    let read = store.get(KEY).map_err(|_| CacheError::Host)?;
+    // A lease that cannot be read is nobody's.
+    let lease = read
+        .as_ref()
+        .and_then(|(octets, _)| Lease::decode(octets).ok());
+    let held = lease.filter(|lease| !lease.is_over(now, timeout));
+    let term = match (held, lease) {
+        (Some(held), _) if held.owner == owner => {
+            let quarter = timeout.checked_div(4).unwrap_or_default();
+            if now.since(held.heartbeat) < quarter && held.heartbeat <= now {
+                return Ok(Leadership::Leader { term: held.term });
+            }
+            held.term
+        }
+        (Some(held), _) if held.candidate >= candidate => {
+            return Ok(Leadership::Follower { vacant: false });
+        }
+        (None, _) if !take_vacant => return Ok(Leadership::Follower { vacant: true }),
+        (Some(_) | None, before) => {
+            // A lease that was lost does not bring back a term that control has seen.
+            let seen = before.map_or(0, |lease| lease.term);
+            let control = term_of_control(store)?;
+            seen.max(control)
+                .checked_add(1)
+                .ok_or(CacheError::Superseded)?
+        }
+    };
+    let lease = Lease {
+        term,
+        owner,
+        candidate,
+        heartbeat: now,
+    };
+    match store.set(KEY, &lease.encode(), Some(cas_of(read.as_ref()))) {
+        Ok(()) => Ok(Leadership::Leader { term }),
+        Err(SharedDataError::CasMismatch) => Ok(Leadership::Follower { vacant: false }),
+        Err(SharedDataError::Host) => Err(CacheError::Host),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::MemorySharedData;
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(4);
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_unix_millis(millis)
+    }
+
+    fn term(leadership: Leadership) -> Option<u32> {
+        match leadership {
+            Leadership::Leader { term } => Some(term),
+            Leadership::Follower { .. } => None,
+        }
+    }
+
+    #[test]
+    fn one_leads_until_its_heartbeat_is_too_old() {
+        let store = MemorySharedData::new();
+        let run = |owner, candidate, now| {
+            term(lead(&store, owner, candidate, at(now), TIMEOUT, true).unwrap())
+        };
+        let worker = Candidate::Worker;
+        assert_eq!(run(1, worker, 0), Some(1));
+        assert_eq!(run(2, worker, 10), None);
+        assert_eq!(run(1, worker, 2_000), Some(1), "a heartbeat keeps the term");
+        assert_eq!(run(2, worker, 5_900), None);
+        assert_eq!(run(2, worker, 6_001), Some(2), "2,000 + 4,000 is over");
+        assert_eq!(run(1, worker, 6_002), None, "the old leader follows");
+        assert_eq!(
+            run(3, Candidate::Singleton, 6_003),
+            Some(3),
+            "a worker gives way"
+        );
+        assert_eq!(run(2, worker, 6_004), None);
+        assert_eq!(run(4, Candidate::Singleton, 6_005), None);
+        assert_eq!(run(2, worker, 1_000), Some(4), "the clock stepped back");
+    }
+
+    #[test]
+    fn a_vacant_place_is_left_where_it_may_not_be_taken() {
+        let store = MemorySharedData::new();
+        let run = |take| lead(&store, 1, Candidate::Worker, at(0), TIMEOUT, take).unwrap();
+        assert_eq!(run(false), Leadership::Follower { vacant: true });
+        assert_eq!(run(true), Leadership::Leader { term: 1 });
+    }
+
+    #[test]
+    fn a_lease_that_cannot_be_read_is_nobodys() {
+        let store = MemorySharedData::new();
+        for octets in [&b"x"[..], &[1; 30], &[1, 2, 3]] {
+            store.set(KEY, octets, None).unwrap();
+            assert!(
+                term(lead(&store, 1, Candidate::Worker, at(0), TIMEOUT, true).unwrap()).is_some()
+            );
+        }
+    }
+
+    #[test]
+    fn reading_cut_octets_is_an_error() {
+        let lease = Lease {
+            term: 7,
+            owner: 9,
+            candidate: Candidate::Singleton,
+            heartbeat: at(-3),
+        };
+        let octets = lease.encode();
+        assert_eq!(Lease::decode(&octets), Ok(lease));
+        for length in 0..octets.len() {
+            assert_eq!(Lease::decode(&octets[..length]), Err(Corrupt));
+        }
+    }
+}

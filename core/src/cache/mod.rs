@@ -1,0 +1,45 @@
+//! What does this edge know of the registry? The binding cache in proxy-wasm shared data.
+//!
+//! | key | value |
+//! | --- | --- |
+//! | `mb1/l` | the leader's lease ([`lease`]) |
+//! | `mb1/c` | the control record ([`Control`]): which history answers, how far it is read, how fresh |
+//! | `mb1/<bucket>` | a bucket ([`bucket`]): the records of the devices whose hash leads there |
+//!
+//! Shared data has no delete, no expiry and no bound. So the number of buckets is fixed when the
+//! cache is made, and a bucket's octets are rewritten in place. `1` in the names is the version of
+//! this layout: a module of another layout neither reads these keys nor breaks them.
+//!
+//! **Generations.** Each history of the registry that is read has a number of its own, which only
+//! goes up. A bucket names at most two of them, and each record carries a bit for either. A new
+//! history is read beside the one that answers; a record that is the same in both only gets its
+//! second bit. The switch is one write to the control record, and what only the old history held
+//! is swept afterwards.
+//!
+//! **Revoked stays.** A record that was once seen as revoked is seen by the readers of every
+//! generation, is never replaced by another state, and outlives the sweep.
+//!
+//! **Two leaders by mistake.** A leader's term is in its lease and in everything it writes; who
+//! meets a higher term stops. Each write is a compare-and-swap, a revision never goes down within
+//! a generation, and a generation's bit is only given to a younger one: so the worst that two can
+//! do is the same work twice.
+//!
+//! **Trust.** Whatever runs under the same `vm_id` can write here. Octets that are not of this
+//! layout are never guessed at: they read as "unavailable", never as an answer.
+
+mod bucket;
+mod codec;
+mod control;
+mod lease;
+mod memory;
+mod read;
+mod record;
+mod shared_data;
+mod write;
+
+pub use control::{Control, History, MAX_REGISTRY_NAME_OCTETS, RegistryAddress};
+pub use lease::{Candidate, Leadership, lead};
+pub use memory::MemorySharedData;
+pub use read::{Cache, CacheAnswer, Kept, View};
+pub use shared_data::{CacheError, SharedData, SharedDataError};
+pub use write::{Applied, Swept, Writer};

@@ -1,0 +1,221 @@
+use core::time::Duration;
+
+use super::bucket::{self, Found, Inserted};
+use super::control::{Control, History, RegistryAddress};
+use super::record::Content;
+use super::shared_data::{CacheError, SharedData};
+use super::write;
+use crate::binding::Binding;
+use crate::deny::Unavailable;
+use crate::feed::{FeedId, LookupAnswer};
+use crate::identity::DeviceId;
+use crate::time::Timestamp;
+
+/// How far this clock may step back without anybody taking notice.
+const STEP_BACK_TOLERANCE: Duration = Duration::from_secs(2);
+
+/// The cache, as a worker reads it.
+#[derive(Debug)]
+pub struct Cache<'s, S> {
+    store: &'s S,
+}
+
+/// The control record as it was read: good for a tick.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    control: Control,
+}
+
+/// What the cache says of one device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CacheAnswer {
+    /// Its binding; the state may be one that permits nothing.
+    Found(Binding),
+    /// The registry has no such device.
+    Absent,
+    /// The cache cannot say.
+    Unavailable(Unavailable),
+    /// The registry has to be asked.
+    Pending,
+}
+
+/// What became of a lookup's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// It is in the cache, or something newer is: look the device up again.
+    Stored,
+    /// There is no room for it. The answer holds, for now.
+    NoRoom,
+    /// The feed has gone past it, or the history is another one: ask again. It must not be used.
+    Overtaken,
+}
+
+impl View {
+    /// Whether devices can be looked up: a history has been read.
+    pub const fn availability(&self) -> Result<(), Unavailable> {
+        match self.control.active {
+            Some(_) => Ok(()),
+            None => Err(Unavailable::Loading),
+        }
+    }
+
+    /// How long ago the history that answers was last heard to be up to date.
+    ///
+    /// [`Unavailable::Loading`] where none has been read; [`Unavailable::Clock`] where this clock
+    /// has stepped back behind that moment, or was further than `max_clock_skew` from the
+    /// registry's when it last answered.
+    pub fn freshness(
+        &self,
+        now: Timestamp,
+        max_clock_skew: Duration,
+    ) -> Result<Duration, Unavailable> {
+        self.availability()?;
+        let last_ok = self.control.last_ok.ok_or(Unavailable::Loading)?;
+        let skew = Duration::from_millis(self.control.clock_offset_millis.unsigned_abs());
+        // Fail closed: no age can be told by a clock that is wrong.
+        if last_ok.since(now) > STEP_BACK_TOLERANCE || skew > max_clock_skew {
+            return Err(Unavailable::Clock);
+        }
+        Ok(now.since(last_ok))
+    }
+
+    /// Goes up whenever something that readers may have kept has changed: what was looked up under
+    /// another number is to be looked up again.
+    pub const fn change_counter(&self) -> u64 {
+        self.control.changes
+    }
+
+    /// The history that answers.
+    pub const fn active(&self) -> Option<&History> {
+        self.control.active.as_ref()
+    }
+
+    /// The history that is being read.
+    pub const fn loading(&self) -> Option<&History> {
+        self.control.loading.as_ref()
+    }
+
+    /// Whether a history answers, and absence in it means that there is no such device.
+    pub fn is_complete(&self) -> bool {
+        self.active()
+            .is_some_and(|h| h.complete && !h.over_capacity)
+    }
+
+    /// The name of the history that answers.
+    pub fn feed(&self) -> Option<&FeedId> {
+        self.active().and_then(|history| history.feed.as_ref())
+    }
+
+    /// When the history that answers was last heard to be up to date, on this clock.
+    pub const fn last_ok(&self) -> Option<Timestamp> {
+        self.control.last_ok
+    }
+
+    /// Where the synchroniser finds the registry.
+    pub const fn registry(&self) -> Option<&RegistryAddress> {
+        self.control.registry.as_ref()
+    }
+
+    /// Records of unknown kind, state or form that were met, in all.
+    pub const fn unrecognised(&self) -> u64 {
+        self.control.unrecognised
+    }
+
+    /// The control record.
+    pub const fn control(&self) -> &Control {
+        &self.control
+    }
+}
+
+impl<'s, S: SharedData> Cache<'s, S> {
+    /// The cache in `store`.
+    pub const fn new(store: &'s S) -> Self {
+        Self { store }
+    }
+
+    /// Reads the control record: [`Unavailable::NoSynchroniser`] where nobody has written one,
+    /// [`Unavailable::Corrupt`] where it cannot be read.
+    pub fn view(&self) -> Result<View, Unavailable> {
+        let control = Control::read(self.store)?;
+        Ok(View { control })
+    }
+
+    /// Looks a device up: one read, and no record but the device's own is decoded.
+    ///
+    /// How old the answer may be is not looked at here: see [`View::freshness`].
+    pub fn lookup(&self, view: &View, device: &DeviceId, now: Timestamp) -> CacheAnswer {
+        match self.look(&view.control, device, now) {
+            Looked::Answer(answer) => answer,
+            // The history may have changed since the view was read, and the old one been swept.
+            Looked::Behind(answer) => match Control::read(self.store) {
+                Ok(control) if control.live() != view.control.live() => {
+                    match self.look(&control, device, now) {
+                        Looked::Answer(answer) | Looked::Behind(answer) => answer,
+                    }
+                }
+                Ok(_) => answer,
+                Err(unavailable) => CacheAnswer::Unavailable(unavailable),
+            },
+        }
+    }
+
+    fn look(&self, control: &Control, device: &DeviceId, now: Timestamp) -> Looked {
+        let Some(active) = &control.active else {
+            return Looked::Answer(CacheAnswer::Unavailable(Unavailable::Loading));
+        };
+        let bucket = control.bucket_of(device.as_str().as_bytes());
+        let found = match self.store.get(&bucket::key(bucket)) {
+            Ok(Some((octets, _))) => bucket::find(&octets, active.generation, device),
+            Ok(None) => Ok(Found::Nothing),
+            Err(_) => return Looked::Answer(CacheAnswer::Unavailable(Unavailable::Corrupt)),
+        };
+        Looked::Answer(match found {
+            Ok(Found::Content(Content::Binding(binding))) => CacheAnswer::Found(binding),
+            Ok(Found::Content(Content::NoDevice { until })) if now < until => CacheAnswer::Absent,
+            Ok(Found::Content(Content::NoDevice { .. }) | Found::Nothing) => absent(active),
+            Ok(Found::NothingButYounger) => return Looked::Behind(absent(active)),
+            Ok(Found::Lost) if active.complete => CacheAnswer::Unavailable(Unavailable::Corrupt),
+            Ok(Found::Lost) => CacheAnswer::Pending,
+            // Fail closed, but where the registry can be asked it is: its answer mends the bucket.
+            Err(_) if active.complete => CacheAnswer::Unavailable(Unavailable::Corrupt),
+            Err(_) => CacheAnswer::Pending,
+        })
+    }
+
+    /// Keeps the registry's answer about one device, where only what was looked up is kept.
+    ///
+    /// It is kept only if the feed has not gone past it: not where it is of another history, nor
+    /// where the feed has told of a later change in the device's bucket. "No such device" is
+    /// remembered for `negative_ttl`. A full bucket makes room: the oldest "no such device" first,
+    /// then the oldest binding, which a "no such device" never pushes out; revoked ones stay.
+    pub fn insert_lookup(
+        &self,
+        now: Timestamp,
+        answer: &LookupAnswer,
+        negative_ttl: Duration,
+    ) -> Result<Kept, CacheError> {
+        match write::insert_lookup(self.store, now, answer, negative_ttl) {
+            Ok(Inserted::Value(_)) => Ok(Kept::Stored),
+            Ok(Inserted::NoRoom) => Ok(Kept::NoRoom),
+            Ok(Inserted::Overtaken) | Err(CacheError::Superseded) => Ok(Kept::Overtaken),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+enum Looked {
+    Answer(CacheAnswer),
+    Behind(CacheAnswer),
+}
+
+/// What a device without a record is.
+fn absent(active: &History) -> CacheAnswer {
+    if !active.complete {
+        CacheAnswer::Pending
+    } else if active.over_capacity {
+        // Fail closed: the device may be one that found no room.
+        CacheAnswer::Unavailable(Unavailable::OverCapacity)
+    } else {
+        CacheAnswer::Absent
+    }
+}
