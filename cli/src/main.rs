@@ -1,2 +1,88 @@
-//! placeholder
-fn main() {}
+//! The command `medbind`: run a registry, make devices, claim and revoke them, check what guards
+//! them, and explain what it decides.
+
+mod args;
+mod ca;
+mod check;
+mod client;
+mod devices;
+mod enrol;
+mod explain;
+mod failure;
+mod label;
+mod locate;
+mod markdown;
+mod output;
+mod provision;
+mod serve;
+mod source;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use crate::args::{Ca, Cli, Command, Shell};
+use crate::failure::{Failure, Outcome};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Fails only where one is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let json = cli.global.json;
+    match run(&cli) {
+        Ok(status) => status,
+        Err(failure) => {
+            failure.print(json);
+            failure.status()
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Outcome {
+    let global = &cli.global;
+    match &cli.command {
+        Command::Ca(Ca::Init(args)) => ca::init(args, global),
+        Command::Provision(args) => provision::provision(args, global),
+        Command::Check(args) => check::check(args, global),
+        Command::Completions(args) => {
+            let shell = match args.shell {
+                Shell::Bash => clap_complete::Shell::Bash,
+                Shell::Zsh => clap_complete::Shell::Zsh,
+                Shell::Fish => clap_complete::Shell::Fish,
+            };
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "medbind", &mut script);
+            output::octets(&script);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::HelpMarkdown => {
+            output::text(&markdown::commands());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Serve(args) => wait(serve::serve(args, global)),
+        Command::Enrol(args) => wait(enrol::enrol(args, global)),
+        Command::Claim(args) => wait(devices::claim(args, global)),
+        Command::Suspend(args) => wait(devices::suspend(args, global)),
+        Command::Resume(args) => wait(devices::resume(args, global)),
+        Command::Revoke(args) => wait(devices::revoke(args, global)),
+        Command::Release(args) => wait(devices::release(args, global)),
+        Command::Pin(args) => wait(devices::pin(args, global)),
+        Command::Show(args) => wait(devices::show(args, global)),
+        Command::List(args) => wait(devices::list(args, global)),
+        Command::Export(args) => wait(devices::export(args, global)),
+        Command::Explain(args) => wait(explain::explain(args, global)),
+    }
+}
+
+/// Runs a command that speaks to the network.
+fn wait(command: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime =
+        runtime.map_err(|error| Failure::refused(format_args!("cannot start: {error}")))?;
+    let outcome = runtime.block_on(command);
+    // Standard input may still be waited for in a thread of its own.
+    runtime.shutdown_background();
+    outcome
+}

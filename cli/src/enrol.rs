@@ -1,0 +1,239 @@
+//! How do devices get into the registry? One by one, or as a stream of a million lines.
+
+use std::io::IsTerminal as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use futures_util::{StreamExt as _, stream};
+use indicatif::{ProgressBar, ProgressStyle};
+use reqwest::Method;
+use reqwest::header::CONTENT_TYPE;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+use crate::args::{Enrol, EnrolFormat, Global};
+use crate::client::{NDJSON, Registry};
+use crate::failure::{Failure, Outcome};
+use crate::output;
+
+/// How much is read and sent at a time, in octets.
+const CHUNK: usize = 64 << 10;
+/// The most bad lines that the JSON answer names.
+const MAX_ERRORS: usize = 10_000;
+
+/// One line of the registry's answer.
+#[derive(Debug, Deserialize)]
+struct Progress {
+    imported: Option<u64>,
+    rejected: Option<u64>,
+    #[serde(default)]
+    done: bool,
+    line: Option<u64>,
+    error: Option<String>,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+struct Tally {
+    imported: u64,
+    rejected: u64,
+    done: bool,
+    errors: Vec<Value>,
+}
+
+/// `medbind enrol`.
+pub async fn enrol(args: &Enrol, global: &Global) -> Outcome {
+    let registry = Registry::new(global)?;
+    let tally = match &args.file {
+        Some(path) => from_file(&registry, args, global, path).await?,
+        None => one(&registry, args, global).await?,
+    };
+    if global.json {
+        output::json(&json!({
+            "imported": tally.imported,
+            "rejected": tally.rejected,
+            "errors": tally.errors,
+        }));
+    } else {
+        output::line(&format!(
+            "{} enrolled, {} rejected",
+            tally.imported, tally.rejected
+        ));
+    }
+    if !tally.done {
+        return Err(Failure::refused("the registry's answer was cut short")
+            .next("enrol again: a device that is there already and the same is no error"));
+    }
+    Ok(ExitCode::from(u8::from(tally.rejected > 0)))
+}
+
+/// One device from the command line, as a stream of one line: the answer is the same.
+async fn one(registry: &Registry, args: &Enrol, global: &Global) -> Result<Tally, Failure> {
+    let mut line = Map::new();
+    line.insert("device".to_owned(), json!(args.device));
+    line.insert("code".to_owned(), json!(args.code));
+    line.insert("secret_hash".to_owned(), json!(args.secret_hash));
+    if let Some(class) = &args.class {
+        line.insert("class".to_owned(), json!(class));
+    }
+    if !args.pins.is_empty() {
+        line.insert("pins".to_owned(), json!(args.pins));
+    }
+    if let Some(expires_at) = &args.expires_at {
+        line.insert("expires_at".to_owned(), json!(expires_at));
+    }
+    let request = registry
+        .request(Method::POST, "/v1/devices")
+        .header(CONTENT_TYPE, NDJSON)
+        .body(format!("{}\n", Value::Object(line)));
+    let response = registry.send(request).await?;
+    read_answer(registry, response, &ProgressBar::hidden(), !global.json).await
+}
+
+async fn from_file(
+    registry: &Registry,
+    args: &Enrol,
+    global: &Global,
+    path: &Path,
+) -> Result<Tally, Failure> {
+    let unreadable = |error: std::io::Error| Failure::unreadable(path, &error);
+    let standard_input = path == Path::new("-");
+    let (mut input, length): (Box<dyn AsyncRead + Send + Unpin>, Option<u64>) = if standard_input {
+        (Box::new(tokio::io::stdin()), None)
+    } else {
+        let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
+        let length = file.metadata().await.map_err(unreadable)?.len();
+        (Box::new(file), Some(length))
+    };
+    let mut first = vec![0; CHUNK];
+    let read = input.read(&mut first).await.map_err(unreadable)?;
+    first.truncate(read);
+    let format = args.format.unwrap_or_else(|| guess(path, &first));
+    let content_type = match format {
+        EnrolFormat::Ndjson => NDJSON,
+        EnrolFormat::Csv => "text/csv",
+    };
+
+    let bar = progress(length, global.json);
+    let moved = bar.clone();
+    let rest = stream::unfold(input, |mut input| async move {
+        let mut chunk = vec![0; CHUNK];
+        match input.read(&mut chunk).await {
+            Ok(0) => None,
+            Ok(read) => {
+                chunk.truncate(read);
+                Some((Ok(chunk), input))
+            }
+            Err(error) => Some((Err(error), input)),
+        }
+    });
+    let chunks = stream::iter([Ok::<_, std::io::Error>(first)]).chain(rest);
+    let body = chunks.inspect(move |chunk| {
+        if let Ok(chunk) = chunk {
+            let octets = u64::try_from(chunk.len()).unwrap_or(0);
+            moved.inc(octets);
+        }
+    });
+    let request = registry
+        .request(Method::POST, "/v1/devices")
+        .header(CONTENT_TYPE, content_type)
+        .body(reqwest::Body::wrap_stream(body));
+    let response = registry
+        .send(request)
+        .await
+        .inspect_err(|_| bar.finish_and_clear())?;
+    let tally = read_answer(registry, response, &bar, !global.json).await;
+    bar.finish_and_clear();
+    tally
+}
+
+/// NDJSON, unless name or content say CSV.
+fn guess(path: &Path, first: &[u8]) -> EnrolFormat {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    match extension.map(str::to_ascii_lowercase).as_deref() {
+        Some("csv") => EnrolFormat::Csv,
+        Some("ndjson" | "jsonl" | "json") => EnrolFormat::Ndjson,
+        _ => {
+            let begin = first.trim_ascii_start().first();
+            if begin.is_none_or(|octet| *octet == b'{') {
+                EnrolFormat::Ndjson
+            } else {
+                EnrolFormat::Csv
+            }
+        }
+    }
+}
+
+fn progress(length: Option<u64>, as_json: bool) -> ProgressBar {
+    if as_json || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match length {
+        Some(length) => (
+            ProgressBar::new(length),
+            "{bar:40} {bytes}/{total_bytes}, {eta} left{msg}",
+        ),
+        None => (ProgressBar::new_spinner(), "{spinner} {bytes} sent{msg}"),
+    };
+    let style = ProgressStyle::with_template(template);
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+async fn read_answer(
+    registry: &Registry,
+    response: reqwest::Response,
+    bar: &ProgressBar,
+    show_errors: bool,
+) -> Result<Tally, Failure> {
+    let mut tally = Tally::default();
+    let mut pending = Vec::new();
+    let mut body = response.bytes_stream();
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(|error| registry.failed(&error))?;
+        pending.extend_from_slice(&chunk);
+        while let Some(end) = pending.iter().position(|octet| *octet == b'\n') {
+            let line: Vec<u8> = pending.drain(..=end).collect();
+            tally.take(registry, &line, bar, show_errors)?;
+        }
+    }
+    tally.take(registry, &pending, bar, show_errors)?;
+    Ok(tally)
+}
+
+impl Tally {
+    fn take(
+        &mut self,
+        registry: &Registry,
+        line: &[u8],
+        bar: &ProgressBar,
+        show_errors: bool,
+    ) -> Result<(), Failure> {
+        if line.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        let progress: Progress =
+            serde_json::from_slice(line).map_err(|error| registry.unexpected(&error))?;
+        if let Some(imported) = progress.imported {
+            self.imported = imported;
+            bar.set_message(format!(", {imported} enrolled"));
+        }
+        if let Some(rejected) = progress.rejected {
+            self.rejected = rejected;
+        }
+        self.done |= progress.done;
+        if let Some(error) = progress.error {
+            let at = progress
+                .line
+                .map_or("?".to_owned(), |line| line.to_string());
+            if show_errors {
+                bar.suspend(|| anstream::eprintln!("line {at}: {error}"));
+            }
+            if self.errors.len() < MAX_ERRORS {
+                self.errors
+                    .push(json!({"line": progress.line, "error": error}));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,100 @@
+//! How does a command end badly? What happened, where, and what to do next.
+
+use std::fmt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::json;
+
+/// Whose fault it is, and so the exit status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It was refused, or failed: 1.
+    Refused,
+    /// Wrong usage or configuration: 2.
+    Usage,
+}
+
+/// What a command answers when it cannot do its work.
+#[derive(Debug)]
+pub struct Failure {
+    kind: Kind,
+    what: String,
+    next: Option<String>,
+    code: Option<String>,
+}
+
+/// What a command answers with: the exit status, or why it failed.
+pub type Outcome = Result<ExitCode, Failure>;
+
+impl Failure {
+    /// It was refused, or failed.
+    pub fn refused(what: impl fmt::Display) -> Self {
+        Self::new(Kind::Refused, what)
+    }
+
+    /// Wrong usage or configuration.
+    pub fn usage(what: impl fmt::Display) -> Self {
+        Self::new(Kind::Usage, what)
+    }
+
+    fn new(kind: Kind, what: impl fmt::Display) -> Self {
+        Self {
+            kind,
+            what: what.to_string(),
+            next: None,
+            code: None,
+        }
+    }
+
+    /// A file that was named and cannot be read.
+    pub fn unreadable(path: &Path, error: &std::io::Error) -> Self {
+        Self::usage(format_args!("cannot read {}: {error}", path.display()))
+    }
+
+    /// A file or directory that cannot be written.
+    pub fn unwritable(path: &Path, error: &std::io::Error) -> Self {
+        Self::refused(format_args!("cannot write {}: {error}", path.display()))
+    }
+
+    /// With what to do next.
+    #[must_use]
+    pub fn next(mut self, next: impl fmt::Display) -> Self {
+        self.next = Some(next.to_string());
+        self
+    }
+
+    /// With the registry's code.
+    #[must_use]
+    pub fn code(mut self, code: &str) -> Self {
+        self.code = Some(code.to_owned());
+        self
+    }
+
+    /// The exit status.
+    pub fn status(&self) -> ExitCode {
+        match self.kind {
+            Kind::Refused => ExitCode::from(1),
+            Kind::Usage => ExitCode::from(2),
+        }
+    }
+
+    /// To standard error, in words or as one JSON object.
+    pub fn print(&self, as_json: bool) {
+        if as_json {
+            let object = json!({"error": self.what, "code": self.code, "next": self.next});
+            anstream::eprintln!("{object}");
+            return;
+        }
+        anstream::eprintln!("{RED}error:{RED:#} {}", self.what, RED = crate::output::RED);
+        if let Some(next) = &self.next {
+            anstream::eprintln!("  {BOLD}next:{BOLD:#} {next}", BOLD = crate::output::BOLD);
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}

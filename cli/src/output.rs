@@ -1,0 +1,71 @@
+//! How is an answer shown? Colours, tables, JSON lines.
+
+use std::io::{ErrorKind, Write as _};
+
+use clap::builder::styling::{AnsiColor, Style};
+
+/// What is emphasised.
+pub const BOLD: Style = Style::new().bold();
+/// What went wrong.
+pub const RED: Style = AnsiColor::Red.on_default().bold();
+/// What needs a look.
+pub const YELLOW: Style = AnsiColor::Yellow.on_default().bold();
+/// What went well.
+pub const GREEN: Style = AnsiColor::Green.on_default().bold();
+/// What can be passed over.
+pub const DIM: Style = Style::new().dimmed();
+
+/// Writes text to standard output. A reader that has gone away ends the process quietly, as a
+/// pipe does.
+pub fn text(text: &str) {
+    octets(text.as_bytes());
+}
+
+/// Writes octets to standard output, as [`text`] does.
+pub fn octets(octets: &[u8]) {
+    let mut out = anstream::stdout().lock();
+    match out.write_all(octets).and_then(|()| out.flush()) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => {
+            anstream::eprintln!("error: cannot write the answer: {error}");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// Writes a line to standard output.
+pub fn line(line: &str) {
+    text(&format!("{line}\n"));
+}
+
+/// Writes a JSON value to standard output, on one line.
+pub fn json(value: &serde_json::Value) {
+    line(&value.to_string());
+}
+
+/// Rows under headings, each column as wide as it must be. Cells hold no colours.
+pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        let cells = cells.map(|cell| cell.chars().count());
+        let heading = headings.get(column).map_or(0, |h| h.chars().count());
+        cells.fold(heading, usize::max)
+    };
+    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    let row = |cells: &[String]| {
+        let padded: Vec<String> = cells
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    let headings: Vec<String> = headings.iter().map(|&heading| heading.to_owned()).collect();
+    let mut text = format!("{BOLD}{}{BOLD:#}\n", row(&headings));
+    for cells in rows {
+        text.push_str(&row(cells));
+        text.push('\n');
+    }
+    text
+}

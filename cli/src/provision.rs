@@ -1,0 +1,438 @@
+//! How is a device made? Key, certificate, claim code and secret, label.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
+use medbind_core::claim::{CODE_SYMBOLS, ClaimCode, ClaimSecret, SECRET_SYMBOLS};
+use medbind_core::identity::DeviceId;
+use medbind_registry::pki::{
+    CERTIFICATE_FILE, KEY_FILE, create_private_directory, write_private_file,
+};
+use rcgen::{
+    CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKeyData, SerialNumber,
+};
+use serde_json::json;
+
+use crate::args::{Global, KeyType, Provision, YesNo};
+use crate::ca::{self, DeviceCa};
+use crate::failure::{Failure, Outcome};
+use crate::label::Label;
+use crate::output;
+use crate::source::{self, Source};
+
+const CHAIN_FILE: &str = "chain.pem";
+const DEVICE_FILE: &str = "device.json";
+/// All enrol lines of an output directory.
+const ENROL_FILE: &str = "enrol.ndjson";
+
+/// What is the same for every device of one call.
+struct Plan<'a> {
+    args: &'a Provision,
+    ca: DeviceCa,
+    sources: Vec<Source>,
+    begin: i64,
+    end: i64,
+    portal: Option<String>,
+}
+
+/// What was made for one device.
+struct Made {
+    device: DeviceId,
+    dir: PathBuf,
+    not_after: i64,
+    claim: Option<Claimable>,
+}
+
+struct Claimable {
+    code: ClaimCode,
+    secret: ClaimSecret,
+    label: Label,
+}
+
+/// `medbind provision`.
+pub fn provision(args: &Provision, global: &Global) -> Outcome {
+    let plan = plan(args, global)?;
+    let serials = serials(args)?;
+    let many = serials.len() > 1;
+    if many
+        && args.secret_on_label == YesNo::No
+        && args.secrets.is_none()
+        && !args.renew
+        && !global.json
+    {
+        return Err(
+            Failure::usage("the claim secrets of a batch would be shown nowhere").next(
+                "add --secrets FILE, or let them stand on the labels (--secret-on-label yes)",
+            ),
+        );
+    }
+    create_private_directory(&args.out).map_err(Failure::refused)?;
+    let bar = progress(serials.len(), many && !global.json);
+    for serial in &serials {
+        let made = plan.make(serial).inspect_err(|_| bar.abandon())?;
+        if global.json {
+            output::json(&made.to_json(&plan));
+        } else if !many {
+            bar.finish_and_clear();
+            output::text(&made.to_text(&plan));
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    if many && !global.json {
+        output::line(&format!(
+            "{} devices below {}; next: medbind enrol {}",
+            serials.len(),
+            args.out.display(),
+            args.out.join(ENROL_FILE).display()
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn progress(count: usize, shown: bool) -> ProgressBar {
+    if !shown {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} devices, {per_sec}, {eta} left");
+    ProgressBar::new(u64::try_from(count).unwrap_or(u64::MAX))
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn plan<'a>(args: &'a Provision, global: &Global) -> Result<Plan<'a>, Failure> {
+    let ca = DeviceCa::load(&args.ca)?;
+    let mut sources = source::parse(&args.sources)?;
+    if sources.is_empty() {
+        sources.clone_from(&ca.settings.identity);
+    }
+    let (begin, end) = ca::validity(&args.validity, Timestamp::now())?;
+    if end > ca.not_after {
+        return Err(Failure::usage(format_args!(
+            "the certificate would outlive its CA, which is {}",
+            ca::end_in_words(ca.not_after)
+        ))
+        .next("choose a shorter --validity, or make a CA that lasts longer"));
+    }
+    let portal = args.portal.clone().or_else(|| global.registry.clone());
+    if let Some(portal) = &portal
+        && !(portal.starts_with("https://") && reqwest::Url::parse(portal).is_ok())
+    {
+        return Err(Failure::usage(format_args!(
+            "--portal {portal} is no https:// address"
+        )));
+    }
+    if portal.is_none() && !args.renew {
+        anstream::eprintln!(
+            "{YELLOW}warning:{YELLOW:#} without --portal the QR code holds code and secret, and no link",
+            YELLOW = output::YELLOW
+        );
+    }
+    Ok(Plan {
+        args,
+        ca,
+        sources,
+        begin,
+        end,
+        portal,
+    })
+}
+
+/// The serials to make, in order.
+fn serials(args: &Provision) -> Result<Vec<String>, Failure> {
+    let (Some(from), Some(count)) = (&args.from, args.count) else {
+        return Ok(args.serial.iter().cloned().collect());
+    };
+    let head = from.trim_end_matches(|c: char| c.is_ascii_digit());
+    let digits = from.strip_prefix(head).unwrap_or_default();
+    let first: u64 = digits.parse().map_err(|_| {
+        Failure::usage(format_args!("--from {from} does not end in a number"))
+            .next("write the first serial with its digits, such as SN0001")
+    })?;
+    let width = digits.len();
+    let last = first.checked_add(u64::from(count).saturating_sub(1));
+    let last = last.filter(|last| last.to_string().len() <= width);
+    let last = last.ok_or_else(|| {
+        Failure::usage(format_args!(
+            "--from {from} --count {count}: the last serial would need more digits than {width}"
+        ))
+        .next("begin with more digits, such as SN000001")
+    })?;
+    Ok((first..=last)
+        .map(|n| format!("{head}{n:0width$}"))
+        .collect())
+}
+
+impl Plan<'_> {
+    fn make(&self, serial: &str) -> Result<Made, Failure> {
+        let namespace = &self.ca.settings.namespace;
+        let device = DeviceId::new(namespace, serial.as_bytes())
+            .map_err(|error| Failure::usage(format_args!("the serial {serial:?}: {error}")))?;
+        let dir = self.args.out.join(device.serial());
+        if self.args.renew {
+            self.renew(serial, &dir)?;
+            return Ok(self.made(device, dir, None));
+        }
+        if dir.exists() {
+            return Err(Failure::refused(format_args!(
+                "{} is there already, and keys are never overwritten",
+                dir.display()
+            ))
+            .next(
+                "for a new certificate of the same device add --renew, else choose another --out",
+            ));
+        }
+        let (certificate, key) = self.certificate(serial)?;
+        let claim = self.claimable(&device)?;
+        let line = self.enrol_line(&device, &claim);
+        let mut files: Vec<(&str, Vec<u8>)> = vec![
+            (CERTIFICATE_FILE, certificate.clone().into_bytes()),
+            (CHAIN_FILE, self.chain(&certificate).into_bytes()),
+            (DEVICE_FILE, line.clone().into_bytes()),
+            ("label.svg", claim.label.svg().into_bytes()),
+            ("label.png", claim.label.png()?),
+        ];
+        if let Some(key) = key {
+            files.push((KEY_FILE, key.into_bytes()));
+        }
+        write_directory(&dir, &files)?;
+        append(&self.args.out.join(ENROL_FILE), &line)?;
+        if let Some(path) = &self.args.secrets {
+            if !path.exists() {
+                append(path, "device,code,secret\n")?;
+            }
+            let Claimable { code, secret, .. } = &claim;
+            append(path, &format!("{device},{code},{}\n", secret.reveal()))?;
+        }
+        Ok(self.made(device, dir, Some(claim)))
+    }
+
+    fn made(&self, device: DeviceId, dir: PathBuf, claim: Option<Claimable>) -> Made {
+        Made {
+            device,
+            dir,
+            not_after: self.end,
+            claim,
+        }
+    }
+
+    fn renew(&self, serial: &str, dir: &Path) -> Result<(), Failure> {
+        let (certificate, key) = self.certificate(serial)?;
+        create_private_directory(dir).map_err(Failure::refused)?;
+        let chain = self.chain(&certificate);
+        let files = [
+            (KEY_FILE, key),
+            (CERTIFICATE_FILE, Some(certificate)),
+            (CHAIN_FILE, Some(chain)),
+        ];
+        for (name, text) in files {
+            let Some(text) = text else { continue };
+            let path = dir.join(name);
+            let new = dir.join(format!("{name}.new"));
+            let failed = |error| Failure::unwritable(&path, &error);
+            if new.exists() {
+                fs::remove_file(&new).map_err(failed)?;
+            }
+            write_private_file(&new, &text).map_err(Failure::refused)?;
+            fs::rename(&new, &path).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// The leaf, and the intermediate that signed it.
+    fn chain(&self, certificate: &str) -> String {
+        match self.ca.root_pem {
+            Some(_) => format!("{certificate}{}", self.ca.authority.certificate_pem()),
+            None => certificate.to_owned(),
+        }
+    }
+
+    /// The certificate as PEM, and the key where one was made.
+    fn certificate(&self, serial: &str) -> Result<(String, Option<String>), Failure> {
+        if let Some(path) = &self.args.csr {
+            let key = requested_key(path)?;
+            return Ok((self.sign(serial, &key)?, None));
+        }
+        let key = KeyPair::generate_for(match self.args.key_type {
+            KeyType::P256 => &PKCS_ECDSA_P256_SHA256,
+            KeyType::P384 => &PKCS_ECDSA_P384_SHA384,
+            KeyType::Ed25519 => &PKCS_ED25519,
+        })
+        .map_err(failed)?;
+        Ok((self.sign(serial, &key)?, Some(key.serialize_pem())))
+    }
+
+    fn sign(&self, serial: &str, key: &impl PublicKeyData) -> Result<String, Failure> {
+        let mut params = CertificateParams::default();
+        let mut subject = DistinguishedName::new();
+        let names = source::place(&self.sources, serial, &mut subject)?;
+        if let Some(class) = &self.args.class {
+            subject.push(DnType::OrganizationalUnitName, class.as_str());
+        }
+        params.distinguished_name = subject;
+        params.custom_extensions = names.into_iter().collect();
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = ca::date(self.begin)?;
+        params.not_after = ca::date(self.end)?;
+        // RFC 5280, 4.1.2.2: positive, at most 20 octets; random, so that no two agree.
+        let mut number: [u8; 16] = rand::random();
+        number[0] = (number[0] & 0x7F) | 0x40;
+        params.serial_number = Some(SerialNumber::from_slice(&number));
+        let issuer = self.ca.authority.issuer();
+        let certificate = params.signed_by(key, issuer).map_err(failed)?;
+        Ok(certificate.pem())
+    }
+
+    fn claimable(&self, device: &DeviceId) -> Result<Claimable, Failure> {
+        let secret = ClaimSecret::from_entropy(rand::random::<[u8; SECRET_SYMBOLS]>());
+        // Of 37 check symbols five are hard to type: draw again.
+        let code = loop {
+            let code = ClaimCode::from_entropy(rand::random::<[u8; CODE_SYMBOLS]>());
+            if code.is_plain() {
+                break code;
+            }
+        };
+        let on_label = (self.args.secret_on_label == YesNo::Yes).then_some(&secret);
+        let label = Label::new(self.portal.as_deref(), device, &code, on_label)?;
+        Ok(Claimable {
+            code,
+            secret,
+            label,
+        })
+    }
+
+    fn enrol_line(&self, device: &DeviceId, claim: &Claimable) -> String {
+        let mut line = json!({
+            "device": device,
+            "code": claim.code,
+            "secret_hash": claim.secret.hash(),
+        });
+        if let (Some(class), Some(line)) = (&self.args.class, line.as_object_mut()) {
+            line.insert("class".to_owned(), json!(class));
+        }
+        format!("{line}\n")
+    }
+}
+
+impl Made {
+    fn at(&self, name: &str) -> String {
+        self.dir.join(name).display().to_string()
+    }
+
+    fn to_json(&self, plan: &Plan<'_>) -> serde_json::Value {
+        let key = plan.args.csr.is_none().then(|| self.at(KEY_FILE));
+        let mut made = json!({
+            "device": self.device,
+            "directory": self.dir.display().to_string(),
+            "certificate": self.at(CERTIFICATE_FILE),
+            "chain": self.at(CHAIN_FILE),
+            "key": key,
+            "not_after": ca::end_of(self.not_after),
+        });
+        if let (Some(claim), Some(made)) = (&self.claim, made.as_object_mut()) {
+            made.extend([
+                ("class".to_owned(), json!(plan.args.class)),
+                ("code".to_owned(), json!(claim.code)),
+                (
+                    "secret".to_owned(),
+                    json!(claim.secret.reveal().to_string()),
+                ),
+                ("secret_hash".to_owned(), json!(claim.secret.hash())),
+                ("link".to_owned(), json!(claim.label.link())),
+                ("enrol".to_owned(), json!(self.at(DEVICE_FILE))),
+                ("label_svg".to_owned(), json!(self.at("label.svg"))),
+                ("label_png".to_owned(), json!(self.at("label.png"))),
+            ]);
+        }
+        made
+    }
+
+    fn to_text(&self, plan: &Plan<'_>) -> String {
+        let (bold, dim) = (output::BOLD, output::DIM);
+        let mut text = format!(
+            "{bold}{}{bold:#}, certificate {}\n  {}/\n",
+            self.device,
+            ca::end_in_words(self.not_after),
+            self.dir.display()
+        );
+        let Some(claim) = &self.claim else {
+            text.push_str("  renewed: the binding hangs on the identity and stays\n");
+            return text;
+        };
+        if !plan.args.no_qr {
+            text.push('\n');
+            text.push_str(&claim.label.terminal());
+        }
+        text.push_str(&format!(
+            "\n  claim code    {bold}{}{bold:#}\n  claim secret  {bold}{}{bold:#}  \
+             {dim}(shown once; the registry gets its hash){dim:#}\n\n\
+             {dim}next: medbind enrol {}{dim:#}\n",
+            claim.code,
+            claim.secret.reveal(),
+            self.at(DEVICE_FILE)
+        ));
+        text
+    }
+}
+
+fn failed(error: rcgen::Error) -> Failure {
+    Failure::refused(format_args!("cannot make the certificate: {error}"))
+}
+
+/// The public key of a certificate signing request whose signature proves that the device has the
+/// private one. Nothing else of the request is taken over: who the device is, the CA says.
+fn requested_key(path: &Path) -> Result<rcgen::PublicKey, Failure> {
+    let pem = fs::read_to_string(path).map_err(|error| Failure::unreadable(path, &error))?;
+    let request = CertificateSigningRequestParams::from_pem(&pem).map_err(|error| {
+        Failure::usage(format_args!(
+            "{} is no request that can be signed: {error}",
+            path.display()
+        ))
+        .next("a PKCS #10 request as PEM, signed with the device's own key, is needed")
+    })?;
+    Ok(request.public_key)
+}
+
+/// Writes a device's files beside their directory first and renames: all of them, or none.
+fn write_directory(dir: &Path, files: &[(&str, Vec<u8>)]) -> Result<(), Failure> {
+    let mut half_written = dir.as_os_str().to_owned();
+    half_written.push(".half-written");
+    let half_written = PathBuf::from(half_written);
+    let failed = |error| Failure::unwritable(dir, &error);
+    if half_written.exists() {
+        fs::remove_dir_all(&half_written).map_err(failed)?;
+    }
+    create_private_directory(&half_written).map_err(Failure::refused)?;
+    for (name, octets) in files {
+        let file = half_written.join(name);
+        // Private: the key is in there, and the label shows the claim secret.
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(file)
+            .map_err(failed)?;
+        file.write_all(octets).map_err(failed)?;
+    }
+    fs::rename(&half_written, dir).map_err(failed)
+}
+
+fn append(path: &Path, text: &str) -> Result<(), Failure> {
+    let failed = |error| Failure::unwritable(path, &error);
+    let mut file = fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
+    file.write_all(text.as_bytes()).map_err(failed)
+}

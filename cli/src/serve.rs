@@ -1,0 +1,79 @@
+//! How does the registry run?
+
+use std::process::ExitCode;
+
+use medbind_registry::Config;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::args::{Global, Serve};
+use crate::failure::{Failure, Outcome};
+use crate::output;
+
+/// `medbind serve`: until Ctrl-C or SIGTERM.
+pub async fn serve(args: &Serve, global: &Global) -> Outcome {
+    let filter = std::env::var("MEDBIND_LOG").unwrap_or_else(|_| "info".to_owned());
+    let filter = tracing_subscriber::EnvFilter::try_new(&filter).map_err(|error| {
+        Failure::usage(format_args!("MEDBIND_LOG={filter}: {error}"))
+            .next("set it to error, warn, info, debug or trace")
+    })?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    // A second subscriber is no error: the first goes on.
+    let _ = if global.json {
+        log.json().try_init()
+    } else {
+        log.try_init()
+    };
+
+    let mut config = Config::new(&args.data_dir);
+    config.listen = args.listen;
+    config.server_names.clone_from(&args.server_names);
+    config.max_connections = args.max_connections;
+
+    // Before the start, so that no signal is lost once the address is told.
+    let failed = |error: std::io::Error| Failure::refused(format_args!("no signals: {error}"));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+
+    let running = medbind_registry::start(config)
+        .await
+        .map_err(Failure::refused)?;
+    let address = running.local_addr();
+    if global.json {
+        let made: Vec<_> = running
+            .made()
+            .iter()
+            .map(|made| json!({"what": made.what, "path": made.path.display().to_string()}))
+            .collect();
+        output::json(&json!({
+            "address": address.to_string(),
+            "made": made,
+            "warnings": running.warnings(),
+        }));
+    } else {
+        let (bold, yellow, dim) = (output::BOLD, output::YELLOW, output::DIM);
+        let mut text = String::new();
+        for made in running.made() {
+            text.push_str(&format!("made {}: {}\n", made.what, made.path.display()));
+        }
+        for warning in running.warnings() {
+            text.push_str(&format!("{yellow}warning:{yellow:#} {warning}\n"));
+        }
+        text.push_str(&format!("{bold}listening on https://{address}{bold:#}\n"));
+        text.push_str(&format!(
+            "{dim}next: medbind list --registry https://localhost:{} --credentials {}{dim:#}\n",
+            address.port(),
+            args.data_dir.join("operator").display()
+        ));
+        output::text(&text);
+    }
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    running.shutdown().await;
+    Ok(ExitCode::SUCCESS)
+}
