@@ -32,5 +32,6 @@ mod pem;
 pub mod signature;
 pub mod source;
 mod strict;
+pub mod sync;
 pub mod time;
 pub mod trace;

@@ -62,6 +62,13 @@ impl Header {
         to.extend_from_slice(&self.position.to_le_bytes());
     }
 
+    /// Whether a leader of a higher term or a younger generation has written here.
+    fn is_ahead_of(&self, target: &Target) -> bool {
+        let youngest = target.live.iter().copied().max().unwrap_or_default();
+        self.generations.iter().any(|g| *g > youngest)
+            || target.term.is_some_and(|term| self.term > term)
+    }
+
     /// The bit that stands for `generation` here; 0: none does.
     const fn bit(&self, generation: u32) -> u8 {
         let [a, b] = self.generations;
@@ -131,6 +138,9 @@ pub(super) struct Target {
     pub(super) live: [u32; 2],
     /// The leader's term; `None` for a worker that keeps a lookup's answer.
     pub(super) term: Option<u32>,
+    /// Whether the control record has been found to know of no higher term and no younger
+    /// generation: a bucket that does is none of ours then.
+    pub(super) is_confirmed: bool,
     pub(super) now: Timestamp,
 }
 
@@ -168,24 +178,26 @@ struct Rewrite<'a> {
 
 impl<'a> Rewrite<'a> {
     fn open(octets: Option<&'a [u8]>, target: &Target) -> Result<Self, CacheError> {
-        let read = octets.map_or(Ok((Header::default(), Vec::new())), read_all);
-        let (mut header, records, corrupt) = match read {
-            Ok((header, records)) => (header, records, false),
-            // Fail closed: what stood here is gone, and what reads as absent says so.
-            Err(Corrupt) => {
-                let mut header = Header {
-                    generations: target.live,
-                    ..Header::default()
-                };
-                header.lost = header.bit(target.live[0]) | header.bit(target.live[1]);
-                (header, Vec::new(), true)
+        let mut read = octets.map_or(Ok((Header::default(), Vec::new())), read_all);
+        if let Ok((header, _)) = &read
+            && header.is_ahead_of(target)
+        {
+            if !target.is_confirmed {
+                return Err(CacheError::Superseded);
             }
-        };
-        let youngest = target.live.iter().copied().max().unwrap_or_default();
-        let newer = header.generations.iter().any(|g| *g > youngest);
-        if newer || target.term.is_some_and(|term| header.term > term) {
-            return Err(CacheError::Superseded);
+            read = Err(Corrupt);
         }
+        let (mut header, records, corrupt) = if let Ok((header, records)) = read {
+            (header, records, false)
+        } else {
+            // Fail closed: what stood here is gone, and what reads as absent says so.
+            let mut header = Header {
+                generations: target.live,
+                ..Header::default()
+            };
+            header.lost = header.bit(target.live[0]) | header.bit(target.live[1]);
+            (header, Vec::new(), true)
+        };
         let mut keep = 0;
         for (generation, bit) in header.generations.iter_mut().zip([0b01, 0b10]) {
             if *generation != 0 && target.live.contains(generation) {
@@ -439,7 +451,7 @@ pub(super) fn insert(
     if rewrite.header.position > head {
         return Ok(Inserted::Overtaken);
     }
-    let mut held = Held::default();
+    let mut present = Held::default();
     let mut others: Vec<(RawRecord<'_>, u8)> = Vec::with_capacity(rewrite.records.len());
     for record in &rewrite.records {
         let mask = record.mask() & rewrite.keep;
@@ -448,12 +460,12 @@ pub(super) fn insert(
             continue;
         }
         if record.device() == new.device().as_bytes() {
-            held.add(*record, mask, rewrite.bit);
+            present.add(*record, mask, rewrite.bit);
         } else {
             others.push((*record, mask));
         }
     }
-    let is_here = held.revoked.is_some() || held.same.is_some();
+    let is_here = present.revoked.is_some() || present.same.is_some();
     if !is_here && others.len() >= limit && !evict(&mut others, new.as_raw().is_no_device()) {
         return Ok(Inserted::NoRoom);
     }
@@ -467,7 +479,7 @@ pub(super) fn insert(
     for (record, mask) in others {
         record.put(&mut output.octets, mask);
     }
-    output.combine(new, &held);
+    output.combine(new, &present);
     if output.left_out > 0 {
         return Ok(Inserted::NoRoom);
     }

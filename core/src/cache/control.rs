@@ -215,6 +215,8 @@ impl Control {
         };
         let [active, loading] = control.live();
         let sound = from.is_empty()
+            && control.term < u32::MAX
+            && control.last_generation < u32::MAX
             && (FEWEST_BUCKET_BITS..=MOST_BUCKET_BITS).contains(&control.bucket_bits)
             && active <= control.last_generation
             && loading <= control.last_generation
@@ -244,11 +246,8 @@ fn bucket_bits(capacity: u32) -> u8 {
 }
 
 /// The highest term that the control record has seen; 0 where there is none that can be read.
-pub(super) fn term_of_control(store: &impl SharedData) -> Result<u32, CacheError> {
-    match Control::read(store) {
-        Ok(control) => Ok(control.term),
-        Err(_) => Ok(0),
-    }
+pub(super) fn term_of_control(store: &impl SharedData) -> u32 {
+    Control::read(store).map_or(0, |control| control.term)
 }
 
 /// Changes the control record as the leader of this term; the outcome of `change` is handed back
@@ -304,10 +303,10 @@ fn put_history(to: &mut Vec<u8>, history: Option<&History>) {
     put_option(to, history, |to, history| {
         to.extend_from_slice(&history.generation.to_le_bytes());
         put_option(to, history.feed.as_ref(), |to, feed| {
-            put_text(to, feed.as_str())
+            put_text(to, feed.as_str());
         });
         put_option(to, history.cursor.as_ref(), |to, cursor| {
-            put_text(to, cursor.as_str())
+            put_text(to, cursor.as_str());
         });
         put_varint(to, history.position);
         put_varint(to, history.floor);
@@ -413,7 +412,7 @@ mod tests {
     #[test]
     fn generations_that_contradict_each_other_are_corrupt() {
         for mend in [
-            |c: &mut Control| c.last_generation -= 1,
+            |c: &mut Control| c.last_generation = 1,
             |c: &mut Control| c.active = c.loading.clone(),
             |c: &mut Control| c.active.as_mut().unwrap().generation = 0,
             |c: &mut Control| c.bucket_bits = 3,
@@ -473,12 +472,12 @@ mod tests {
             update_control(&store, 2, |_| Ok(())),
             Err(CacheError::Superseded)
         );
-        assert_eq!(update_control(&store, 4, |c| Ok(c.changes += 1)), Ok(()));
+        assert_eq!(update_control(&store, 4, |c| Ok(c.term)), Ok(3));
         assert_eq!(
             update_control(&store, 3, |_| Ok(())),
             Err(CacheError::Superseded)
         );
-        assert_eq!(term_of_control(&store), Ok(4));
+        assert_eq!(term_of_control(&store), 4);
         store.set(KEY, b"garbage", None).unwrap();
         assert_eq!(Control::read(&store), Err(Unavailable::Corrupt));
         assert_eq!(

@@ -174,11 +174,11 @@ impl<'s, S: SharedData> Cache<'s, S> {
             Ok(Found::Content(Content::NoDevice { until })) if now < until => CacheAnswer::Absent,
             Ok(Found::Content(Content::NoDevice { .. }) | Found::Nothing) => absent(active),
             Ok(Found::NothingButYounger) => return Looked::Behind(absent(active)),
-            Ok(Found::Lost) if active.complete => CacheAnswer::Unavailable(Unavailable::Corrupt),
-            Ok(Found::Lost) => CacheAnswer::Pending,
-            // Fail closed, but where the registry can be asked it is: its answer mends the bucket.
-            Err(_) if active.complete => CacheAnswer::Unavailable(Unavailable::Corrupt),
-            Err(_) => CacheAnswer::Pending,
+            // Fail closed; but where the registry can be asked it is, and its answer mends this.
+            Ok(Found::Lost) | Err(_) if active.complete => {
+                CacheAnswer::Unavailable(Unavailable::Corrupt)
+            }
+            Ok(Found::Lost) | Err(_) => CacheAnswer::Pending,
         })
     }
 

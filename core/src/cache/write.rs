@@ -1,4 +1,4 @@
-use super::bucket::{self, Inserted, Take, Target};
+use super::bucket::{self, Inserted, Merged, Take, Target};
 use super::control::{Control, create_control, update_control};
 use super::record::NewRecord;
 use super::shared_data::{CacheError, SharedData, update};
@@ -96,6 +96,7 @@ impl<'s, S: SharedData> Writer<'s, S> {
             generation,
             live: control.live(),
             term: Some(self.term),
+            is_confirmed: false,
             now,
         };
         let mut room = control.capacity.saturating_sub(history.records);
@@ -115,11 +116,8 @@ impl<'s, S: SharedData> Writer<'s, S> {
             } else {
                 Take::Present
             };
-            let (written, merged) = update(self.store, &bucket::key(bucket), |octets| {
-                let mut merged = bucket::merge(octets, &target, take, &records)?;
-                let value = merged.value.take();
-                let written = value.is_some();
-                Ok((value, (written, merged)))
+            let (written, merged) = self.rewrite(bucket, target, |octets, target| {
+                bucket::merge(octets, target, take, &records)
             })?;
             room = room.saturating_sub(merged.added);
             applied.changed |= written;
@@ -149,24 +147,48 @@ impl<'s, S: SharedData> Writer<'s, S> {
             generation: active.generation,
             live: control.live(),
             term: Some(self.term),
+            is_confirmed: false,
             now,
         };
         let end = from.saturating_add(buckets).min(control.buckets());
         let mut corrupt = 0_u32;
         for bucket in from..end {
-            let lost = update(self.store, &bucket::key(bucket), |octets| {
-                let Some(octets) = octets else {
-                    return Ok((None, false));
-                };
-                let merged = bucket::merge(Some(octets), &target, Take::All { room: 0 }, &[])?;
-                Ok((merged.value, merged.corrupt))
+            let (_, merged) = self.rewrite(bucket, target, |octets, target| {
+                bucket::merge(octets, target, Take::All { room: 0 }, &[])
             })?;
-            corrupt = corrupt.saturating_add(u32::from(lost));
+            corrupt = corrupt.saturating_add(u32::from(merged.corrupt));
         }
         Ok(Swept {
             next: (end < control.buckets()).then_some(end),
             corrupt,
         })
+    }
+
+    /// Rewrites a bucket; also tells whether it was written. A bucket that claims to be ahead of
+    /// this leader is believed only if the control record is ahead too, which is always written
+    /// first: otherwise its octets are somebody else's.
+    fn rewrite(
+        &self,
+        bucket: u32,
+        target: Target,
+        merge: impl Fn(Option<&[u8]>, &Target) -> Result<Merged, CacheError>,
+    ) -> Result<(bool, Merged), CacheError> {
+        let key = bucket::key(bucket);
+        let run = |target: Target| {
+            update(self.store, &key, |octets| {
+                let mut merged = merge(octets, &target)?;
+                let value = merged.value.take();
+                let written = value.is_some();
+                Ok((value, (written, merged)))
+            })
+        };
+        match run(target) {
+            Err(CacheError::Superseded) if self.control()?.live() == target.live => run(Target {
+                is_confirmed: true,
+                ..target
+            }),
+            outcome => outcome,
+        }
     }
 }
 
@@ -234,6 +256,7 @@ pub(super) fn insert_lookup(
         generation: active.generation,
         live: control.live(),
         term: None,
+        is_confirmed: false,
         now,
     };
     let limit = usize::try_from(control.records_a_bucket()).unwrap_or(usize::MAX);
