@@ -3,6 +3,7 @@
 use core::fmt;
 
 use crate::certificate::CertificateError;
+use crate::path::PathError;
 use crate::time::Timestamp;
 
 /// The deny codes: an interface. They are the same in the answer, the log, the metric, the tests
@@ -291,7 +292,7 @@ pub enum NotAllowed {
 pub enum NotPermitted {
     /// The path may be read in more than one way.
     #[error("the path can be read in more than one way: {0}")]
-    Path(&'static str),
+    Path(PathError),
     /// No rule covers path and method.
     #[error("no rule covers this path and method")]
     NoRule,
@@ -307,6 +308,9 @@ pub enum NotPermitted {
     /// The path names a device that is not bound to the calling account.
     #[error("the device is not bound to this account")]
     NotBound,
+    /// A request that was permitted is still open, and would now carry another tag.
+    #[error("the binding is no longer the one that was permitted")]
+    Changed,
 }
 
 /// Why there is no copy of the bindings to look in.

@@ -1,0 +1,17 @@
+//! What is it set to? The plugin configuration: one schema for guard and synchroniser, read
+//! strictly, with errors that name the field and the mend.
+//!
+//! `docs/configuration.md` is its reference.
+
+mod build;
+mod error;
+mod reader;
+mod schema;
+mod settings;
+
+pub use error::{ConfigError, ConfigProblem, FieldPath, FieldSegment};
+pub use schema::{SECTIONS, Section};
+pub use settings::{
+    BindingsConfig, CertificateSource, GuardConfig, LocalTable, LogIdentifiers, MAX_CONFIG_OCTETS,
+    Mode, PluginConfig, RegistryConfig, SyncConfig,
+};

@@ -1,0 +1,73 @@
+//! What does a refused client read? The problem document (RFC 9457).
+
+use crate::deny::DenyCode;
+
+/// The media type of a problem document (RFC 9457, 6.1).
+pub const CONTENT_TYPE: &str = "application/problem+json";
+
+/// The longest request id that is repeated to the client, in octets.
+pub const MAX_REQUEST_ID_OCTETS: usize = 128;
+
+/// The `type` of a refusal's problem document: `urn:medbind:deny:<code>`.
+pub fn problem_type(code: DenyCode) -> String {
+    format!("urn:medbind:deny:{code}")
+}
+
+/// The problem document of a refusal: `type`, `title`, `status`, `code`, and `request_id` where
+/// there is one. Nothing else: the reason is the operator's.
+///
+/// A request id that is not 1 to 128 visible ASCII characters is left out: a client can send one.
+pub fn problem_document(code: DenyCode, request_id: Option<&str>) -> String {
+    let mut document = format!(
+        r#"{{"type":"{}","title":"{}","status":{},"code":"{code}""#,
+        problem_type(code),
+        code.title(),
+        code.http_status(),
+    );
+    let fits = |id: &&str| {
+        !id.is_empty()
+            && id.len() <= MAX_REQUEST_ID_OCTETS
+            && id
+                .bytes()
+                .all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'<' | b'>' | b'&'))
+    };
+    if let Some(id) = request_id.filter(fits) {
+        document.push_str(r#","request_id":""#);
+        document.push_str(id);
+        document.push('"');
+    }
+    document.push('}');
+    document
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_document_says_code_and_status_and_no_more() {
+        for code in DenyCode::ALL {
+            let document = problem_document(code, Some("4d2b-1"));
+            let value: serde_json::Value = serde_json::from_str(&document).unwrap();
+            assert_eq!(
+                value,
+                serde_json::json!({
+                    "type": format!("urn:medbind:deny:{code}"),
+                    "title": code.title(),
+                    "status": code.http_status(),
+                    "code": code.as_str(),
+                    "request_id": "4d2b-1",
+                })
+            );
+        }
+    }
+
+    #[test]
+    fn a_request_id_that_is_not_plain_is_left_out() {
+        let without = problem_document(DenyCode::NoAccount, None);
+        let long = "x".repeat(129);
+        for id in ["", "a b", "a\"b", "a\\b", "<b>", "é", "a\n", long.as_str()] {
+            assert_eq!(problem_document(DenyCode::NoAccount, Some(id)), without);
+        }
+    }
+}
