@@ -17,6 +17,9 @@ pub struct Config {
     pub server_names: Vec<String>,
     /// The most connections at a time; more wait to be accepted.
     pub max_connections: usize,
+    /// The most pages that the database may have, to see what a full disk does. For tests.
+    #[doc(hidden)]
+    pub max_database_pages: Option<u32>,
     /// Added to the clock, to see what a wrong one does. For tests.
     #[doc(hidden)]
     pub clock_offset: SignedDuration,
@@ -32,6 +35,7 @@ impl Config {
                 .map(str::to_owned)
                 .into(),
             max_connections: 10_000,
+            max_database_pages: None,
             clock_offset: SignedDuration::ZERO,
         }
     }

@@ -2,11 +2,30 @@
 //!
 //! [`start`] runs it on TLS with SQLite in a directory; `medbind serve` is a thin face of it.
 
-pub mod config;
+mod change;
+mod clock;
+mod config;
+mod data_dir;
+mod device;
+mod enrol;
+mod feed;
+mod history;
+mod import;
+mod metrics;
+mod operator;
 pub mod pki;
+mod problem;
+mod pseudonym;
 pub mod role;
-pub mod secret;
-pub mod server;
+mod routes;
+mod server;
+mod service;
+mod store;
 
 pub use config::Config;
-pub use server::{Made, Running, StartError, start};
+pub use data_dir::{DATABASE_FILE, DataDirError, Made};
+pub use device::{DeviceList, DeviceRecord, Released};
+pub use import::ImportLine;
+pub use routes::{Access, table};
+pub use server::{Running, StartError, start};
+pub use store::OpenError;

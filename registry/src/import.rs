@@ -1,0 +1,618 @@
+//! How does a stream of a million lines become batches? `POST /v1/devices`.
+
+use core::convert::Infallible;
+use core::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use futures_util::{Stream, StreamExt as _, stream};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::change::Cause;
+use crate::enrol::{BadLine, COLUMNS, COLUMNS_NEEDED, Enrolment};
+use crate::problem::Problem;
+use crate::routes::{App, Caller};
+
+/// How many lines make one transaction.
+const BATCH_LINES: usize = 5_000;
+/// The longest line, in octets.
+const MAX_LINE_OCTETS: usize = 16 << 10;
+/// A client that sends nothing for so long is gone.
+const STALLED: Duration = Duration::from_secs(60);
+/// How many messages wait for a client that sends everything before it reads anything.
+const ANSWERS_AHEAD: usize = 1_024;
+
+/// A line of the answer to an import.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ImportLine {
+    /// A line that was not imported.
+    Rejected {
+        /// The line of the request's body, from 1.
+        line: u64,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// The last line. Where `error` is there, the import ended before the stream did.
+    Done {
+        /// How many devices were enrolled.
+        imported: u64,
+        /// How many lines were not.
+        rejected: u64,
+        /// Whether the whole stream was read.
+        done: bool,
+        /// Why not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
+    /// Progress: what is on disk so far.
+    Progress {
+        /// How many devices were enrolled.
+        imported: u64,
+    },
+}
+
+#[derive(Clone, Debug)]
+enum Format {
+    Ndjson,
+    /// One JSON object, over as many lines as it likes.
+    Json,
+    Csv,
+}
+
+fn format_of(headers: &HeaderMap) -> Result<Format, Problem> {
+    let text = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let essence = text
+        .unwrap_or_default()
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim();
+    match essence.to_ascii_lowercase().as_str() {
+        "application/x-ndjson" | "application/ndjson" => Ok(Format::Ndjson),
+        "application/json" => Ok(Format::Json),
+        "text/csv" => Ok(Format::Csv),
+        _ => Err(
+            Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type")
+                .because("content-type is one of application/x-ndjson, text/csv, application/json"),
+        ),
+    }
+}
+
+/// `POST /v1/devices`.
+pub(crate) async fn import(
+    State(app): State<App>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let format = format_of(&headers)?;
+    let (answers, mut lines) = mpsc::channel::<Bytes>(ANSWERS_AHEAD);
+    let cause = Cause {
+        actor: caller.to_string(),
+        reason: None,
+    };
+    tokio::spawn(async move {
+        let mut import = Import {
+            app,
+            cause,
+            answers,
+            reader: Reader::new(format),
+            imported: 0,
+            rejected: 0,
+        };
+        let error = import.run(body).await.err();
+        import.finish(error).await;
+    });
+    let body = stream::poll_fn(move |context| lines.poll_recv(context)).map(Ok::<_, Infallible>);
+    let mut response = Body::from_stream(body).into_response();
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/x-ndjson"),
+    );
+    Ok(response)
+}
+
+struct Import {
+    app: App,
+    cause: Cause,
+    answers: mpsc::Sender<Bytes>,
+    reader: Reader,
+    imported: u64,
+    rejected: u64,
+}
+
+impl Import {
+    /// Reads the body to its end. What was read whole is imported also where the rest fails.
+    async fn run(&mut self, body: Body) -> Result<(), String> {
+        let mut chunks = body.into_data_stream();
+        let mut lines = Lines::default();
+        let mut batch = Vec::new();
+        let ended = loop {
+            match next_chunk(&mut chunks).await {
+                Ok(Some(chunk)) => {
+                    let mut rest = chunk.as_ref();
+                    while let Some((line, after)) = lines.take(rest, self.reader.max_octets()) {
+                        rest = after;
+                        batch.push(line);
+                        if batch.len() >= BATCH_LINES {
+                            self.enrol(core::mem::take(&mut batch)).await?;
+                        }
+                    }
+                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        // A line that was cut off by an error is no line.
+        if ended.is_ok() {
+            batch.extend(lines.last());
+        }
+        self.enrol(batch).await?;
+        if ended.is_ok() {
+            let rest = self.reader.rest();
+            self.take(rest).await?;
+        }
+        ended
+    }
+
+    /// Parses and writes one batch.
+    async fn enrol(&mut self, lines: Vec<Line>) -> Result<(), String> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let mut reader = self.reader.clone();
+        let parsed = tokio::task::spawn_blocking(move || {
+            let found = lines
+                .into_iter()
+                .filter_map(|line| reader.read(line))
+                .collect::<Vec<_>>();
+            (reader, found)
+        });
+        let (reader, found) = parsed.await.map_err(|error| {
+            tracing::error!("import: {error}");
+            "internal error".to_owned()
+        })?;
+        self.reader = reader;
+        self.take(found).await
+    }
+
+    async fn take(&mut self, found: Vec<Result<(u64, Enrolment), BadLine>>) -> Result<(), String> {
+        if found.is_empty() {
+            return Ok(());
+        }
+        let mut good = Vec::with_capacity(found.len());
+        let mut bad = Vec::new();
+        for line in found {
+            match line {
+                Ok(line) => good.push(line),
+                Err(line) => bad.push(line),
+            }
+        }
+        if !good.is_empty() {
+            let enrolled = self
+                .app
+                .store
+                .enrol(good, self.cause.clone())
+                .await
+                .map_err(|error| {
+                    let problem = Problem::from(error);
+                    let words = problem
+                        .detail
+                        .clone()
+                        .unwrap_or_else(|| problem.code.to_owned());
+                    problem.log();
+                    words
+                })?;
+            self.imported = self.imported.saturating_add(enrolled.imported);
+            bad.extend(enrolled.rejected);
+        }
+        bad.sort_by_key(|bad| bad.line);
+        self.rejected = self
+            .rejected
+            .saturating_add(u64::try_from(bad.len()).unwrap_or(u64::MAX));
+        let rejected = bad
+            .into_iter()
+            .map(|BadLine { line, error }| ImportLine::Rejected { line, error });
+        let progress = ImportLine::Progress {
+            imported: self.imported,
+        };
+        self.answer(rejected.chain([progress])).await;
+        Ok(())
+    }
+
+    async fn answer(&self, lines: impl Iterator<Item = ImportLine>) {
+        let mut octets = Vec::new();
+        for line in lines {
+            if serde_json::to_writer(&mut octets, &line).is_ok() {
+                octets.push(b'\n');
+            }
+        }
+        // Nobody listens any more: what was asked for is done all the same.
+        let _ = self.answers.send(octets.into()).await;
+    }
+
+    async fn finish(self, error: Option<String>) {
+        tracing::info!(
+            actor = self.cause.actor,
+            imported = self.imported,
+            rejected = self.rejected,
+            error,
+            "import ended"
+        );
+        let done = ImportLine::Done {
+            imported: self.imported,
+            rejected: self.rejected,
+            done: error.is_none(),
+            error,
+        };
+        self.answer([done].into_iter()).await;
+    }
+}
+
+async fn next_chunk(
+    chunks: &mut (impl Stream<Item = Result<Bytes, axum::Error>> + Unpin),
+) -> Result<Option<Bytes>, String> {
+    match tokio::time::timeout(STALLED, chunks.next()).await {
+        Ok(Some(Ok(chunk))) => Ok(Some(chunk)),
+        Ok(None) => Ok(None),
+        Ok(Some(Err(_))) => Err("the body was cut short; what came before is imported".to_owned()),
+        Err(_) => Err("no more lines came; what came before is imported".to_owned()),
+    }
+}
+
+/// A line of the body: its number from 1, and its octets, or nothing where it is too long.
+#[derive(Debug, PartialEq, Eq)]
+struct Line {
+    number: u64,
+    octets: Option<Vec<u8>>,
+}
+
+/// Cuts chunks into lines, and keeps no more of a line than a line may have.
+#[derive(Debug, Default)]
+struct Lines {
+    taken: u64,
+    begun: Vec<u8>,
+    too_long: bool,
+}
+
+impl Lines {
+    /// The next whole line, and what is left of the chunk; `None`: the chunk is used up.
+    fn take<'c>(&mut self, chunk: &'c [u8], max: usize) -> Option<(Line, &'c [u8])> {
+        let end = chunk.iter().position(|octet| *octet == b'\n');
+        let (part, rest) = match end {
+            Some(end) => {
+                let (part, rest) = chunk.split_at_checked(end)?;
+                (part, rest.get(1..))
+            }
+            None => (chunk, None),
+        };
+        if self.too_long || self.begun.len().saturating_add(part.len()) > max {
+            self.too_long = true;
+            self.begun.clear();
+        } else {
+            self.begun.extend_from_slice(part);
+        }
+        rest.map(|rest| (self.end_line(), rest))
+    }
+
+    fn end_line(&mut self) -> Line {
+        self.taken = self.taken.saturating_add(1);
+        let octets = core::mem::take(&mut self.begun);
+        let too_long = core::mem::take(&mut self.too_long);
+        Line {
+            number: self.taken,
+            octets: (!too_long).then_some(octets),
+        }
+    }
+
+    /// The last line, where it has no line feed.
+    fn last(&mut self) -> Option<Line> {
+        (self.too_long || !self.begun.is_empty()).then(|| self.end_line())
+    }
+}
+
+/// Turns lines into enrolments.
+#[derive(Clone, Debug)]
+struct Reader {
+    format: Format,
+    /// The columns, once the first line of a CSV file was read.
+    columns: Option<csv::StringRecord>,
+    /// A CSV file whose first line names no usable columns: nothing in it can be read.
+    unusable: bool,
+    /// What was read of one JSON object.
+    object: Vec<u8>,
+}
+
+type Read = Result<(u64, Enrolment), BadLine>;
+
+impl Reader {
+    fn new(format: Format) -> Self {
+        Self {
+            format,
+            columns: None,
+            unusable: false,
+            object: Vec::new(),
+        }
+    }
+
+    const fn max_octets(&self) -> usize {
+        MAX_LINE_OCTETS
+    }
+
+    /// What a line says; `None` for an empty one and for the columns of a CSV file.
+    fn read(&mut self, line: Line) -> Option<Read> {
+        let number = line.number;
+        let bad = |error: String| {
+            Some(Err(BadLine {
+                line: number,
+                error,
+            }))
+        };
+        let Some(octets) = line.octets else {
+            return bad(format!("the line is longer than {MAX_LINE_OCTETS} octets"));
+        };
+        let octets = if number == 1 {
+            octets.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&octets)
+        } else {
+            &octets
+        };
+        if octets.trim_ascii().is_empty() || self.unusable {
+            return None;
+        }
+        match self.format {
+            Format::Ndjson if !octets.trim_ascii_start().starts_with(b"{") => {
+                bad("the line is no JSON object".to_owned())
+            }
+            Format::Ndjson => match serde_json::from_slice(octets) {
+                Ok(enrolment) => Some(Ok((number, enrolment))),
+                Err(error) => bad(json_error(&error)),
+            },
+            Format::Json => {
+                if self.object.len().saturating_add(octets.len()) > MAX_LINE_OCTETS {
+                    self.unusable = true;
+                    return bad(format!(
+                        "the object is longer than {MAX_LINE_OCTETS} octets"
+                    ));
+                }
+                self.object.extend_from_slice(octets);
+                self.object.push(b'\n');
+                None
+            }
+            Format::Csv => match self.read_csv(octets) {
+                Ok(Some(enrolment)) => Some(Ok((number, enrolment))),
+                Ok(None) => None,
+                Err(error) => bad(error),
+            },
+        }
+    }
+
+    /// What is to be said at the end of the body.
+    fn rest(&mut self) -> Vec<Read> {
+        if !matches!(self.format, Format::Json) || self.unusable {
+            return Vec::new();
+        }
+        let object = core::mem::take(&mut self.object);
+        if !object.trim_ascii_start().starts_with(b"{") {
+            let error = "the body is no JSON object".to_owned();
+            return vec![Err(BadLine { line: 1, error })];
+        }
+        let read = serde_json::from_slice(&object)
+            .map(|enrolment| (1, enrolment))
+            .map_err(|error| BadLine {
+                line: 1,
+                error: error.to_string(),
+            });
+        vec![read]
+    }
+
+    fn read_csv(&mut self, octets: &[u8]) -> Result<Option<Enrolment>, String> {
+        let mut reader = csv::ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .trim(csv::Trim::All)
+            .from_reader(octets);
+        let mut record = csv::StringRecord::new();
+        reader
+            .read_record(&mut record)
+            .map_err(|_| "the line is no UTF-8 text".to_owned())?;
+        let Some(columns) = &self.columns else {
+            check_columns(&record).inspect_err(|_| self.unusable = true)?;
+            self.columns = Some(record);
+            return Ok(None);
+        };
+        if record.len() != columns.len() {
+            return Err(format!(
+                "{} fields, and the first line names {} columns",
+                record.len(),
+                columns.len()
+            ));
+        }
+        let field = |column: &str| {
+            let place = columns.iter().position(|named| named == column)?;
+            record.get(place)
+        };
+        Enrolment::from_fields(field).map(Some)
+    }
+}
+
+fn check_columns(columns: &csv::StringRecord) -> Result<(), String> {
+    let expected = COLUMNS.join(",");
+    for (index, column) in columns.iter().enumerate() {
+        if !COLUMNS.contains(&column) {
+            let column: String = column.chars().take(40).collect();
+            return Err(format!(
+                "column {column:?} is not known; expected {expected}"
+            ));
+        }
+        if columns.iter().take(index).any(|earlier| earlier == column) {
+            return Err(format!("column {column} stands twice"));
+        }
+    }
+    for needed in COLUMNS.iter().take(COLUMNS_NEEDED) {
+        if !columns.iter().any(|column| column == *needed) {
+            return Err(format!("column {needed} is missing; expected {expected}"));
+        }
+    }
+    Ok(())
+}
+
+/// The message without "at line 1": the line is the answer's own field.
+fn json_error(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(" at line 1 column ") {
+        Some((words, column)) => format!("{words} (column {column})"),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(chunks: &[&[u8]], max: usize) -> Vec<Line> {
+        let mut lines = Lines::default();
+        let mut found = Vec::new();
+        for chunk in chunks {
+            let mut rest = *chunk;
+            while let Some((line, after)) = lines.take(rest, max) {
+                rest = after;
+                found.push(line);
+            }
+        }
+        found.extend(lines.last());
+        found
+    }
+
+    #[test]
+    fn lines_do_not_depend_on_how_the_body_is_cut() {
+        let body = b"one\n\ntoo long by far\nlast";
+        let expected: Vec<Line> = [Some("one"), Some(""), None, Some("last")]
+            .iter()
+            .zip(1..)
+            .map(|(text, number)| Line {
+                number,
+                octets: text.map(|text| text.into()),
+            })
+            .collect();
+        for cut in 0..body.len() {
+            let (head, tail) = body.split_at(cut);
+            assert_eq!(lines(&[head, tail], 5), expected, "{cut}");
+        }
+        let octets: Vec<&[u8]> = body.chunks(1).collect();
+        assert_eq!(lines(&octets, 5), expected);
+    }
+
+    fn read(format: Format, text: &str) -> Vec<Result<String, String>> {
+        let mut reader = Reader::new(format);
+        let mut found: Vec<Read> = Vec::new();
+        for line in lines(&[text.as_bytes()], MAX_LINE_OCTETS) {
+            found.extend(reader.read(line));
+        }
+        found.extend(reader.rest());
+        found
+            .into_iter()
+            .map(|read| match read {
+                Ok((line, enrolment)) => Ok(format!("{line} {enrolment:?}")),
+                Err(BadLine { line, error }) => Err(format!("{line} {error}")),
+            })
+            .collect()
+    }
+
+    const HASH: &str = "9e81e602b6127cd328ecc60a9472e4591044b3b9fd19a35fb276e2714f7e48b5";
+
+    #[test]
+    fn a_csv_file_says_what_json_lines_say() {
+        let pin = "ab".repeat(32);
+        let ndjson = format!(
+            "\n{{\"device\":\"acme:SN1\",\"code\":\"0000-0000-0001-1\",\"secret_hash\":\"{HASH}\",\
+             \"class\":\"cgm\",\"pins\":[\"{pin}\"],\"expires_at\":\"2030-01-01T00:00:00Z\"}}\r\n\
+             {{\"device\":\"acme:SN2\",\"code\":\"0000000000022\",\"secret_hash\":\"{HASH}\",\
+             \"class\":\"cgm\"}}"
+        );
+        let csv = format!(
+            "code,device,secret_hash,class,expires_at,pins\r\n\
+             0000-0000-0001-1,acme:SN1,{HASH},\"cgm\",2030-01-01T00:00:00Z,{pin}\r\n\
+             0000000000022,acme:SN2,{HASH},cgm,,\r\n"
+        );
+        let found = read(Format::Ndjson, &ndjson);
+        assert!(found.iter().all(Result::is_ok), "{found:?}");
+        assert_eq!(read(Format::Csv, &csv), found);
+        let object = ndjson.lines().nth(1).unwrap().replace(',', ",\n");
+        let one = read(Format::Json, &object);
+        assert_eq!(one.len(), 1);
+        assert!(one[0].is_ok(), "{one:?}");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_line_is_said_with_its_number() {
+        let good = format!(
+            "{{\"device\":\"acme:SN1\",\"code\":\"0000-0000-0001-1\",\"secret_hash\":\"{HASH}\",\
+             \"class\":\"cgm\"}}"
+        );
+        for (line, error) in [
+            ("{", "1 EOF while parsing an object (column 1)".to_owned()),
+            ("\u{FEFF}[]", "1 the line is no JSON object".to_owned()),
+            (
+                &good.replace("class", "klass"),
+                "1 unknown field `klass`".to_owned(),
+            ),
+            (
+                &good.replace("SN1", "a/b"),
+                "1 the serial is not in canonical form".to_owned(),
+            ),
+            (
+                &good.replace("0001-1", "0001-2"),
+                "1 the last character does not fit".to_owned(),
+            ),
+            (
+                &good.replace(HASH, "00"),
+                "1 a secret_hash is 64 lower-case hex digits".to_owned(),
+            ),
+            (
+                &good.replace(",\"class\":\"cgm\"", ""),
+                "1 missing field `class`".to_owned(),
+            ),
+            (
+                &"x".repeat(MAX_LINE_OCTETS + 1),
+                "1 the line is longer than".to_owned(),
+            ),
+        ] {
+            let found = read(Format::Ndjson, line);
+            let [Err(found)] = found.as_slice() else {
+                panic!("{line}: {found:?}")
+            };
+            assert!(found.starts_with(&error), "{line}: {found}");
+        }
+        for (csv, errors) in [
+            (
+                "device,code\nx,y\n",
+                vec!["1 column secret_hash is missing"],
+            ),
+            (
+                "device,colour\nx,y\n",
+                vec!["1 column \"colour\" is not known"],
+            ),
+            ("device,device\nx,y\n", vec!["1 column device stands twice"]),
+            (
+                "device,code,secret_hash,class\na,b,c\nacme:SN1,0000-0000-0001-2,x,cgm\n",
+                vec![
+                    "2 3 fields, and the first line names 4 columns",
+                    "3 code: the last character",
+                ],
+            ),
+        ] {
+            let found = read(Format::Csv, csv);
+            assert_eq!(found.len(), errors.len(), "{found:?}");
+            for (found, error) in found.iter().zip(errors) {
+                let found = found.as_ref().unwrap_err();
+                assert!(found.starts_with(error), "{csv}: {found}");
+            }
+        }
+    }
+}

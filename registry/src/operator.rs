@@ -1,0 +1,304 @@
+//! What operators do: claim, hold, end, release, look, export.
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use http::{HeaderValue, StatusCode, header};
+use medbind_core::binding::{AccountId, BindingState, DeviceClass, Pins};
+use medbind_core::claim::ClaimCode;
+use medbind_core::feed::binding_line;
+use medbind_core::identity::DeviceId;
+use serde::Deserialize;
+use sqlx::{QueryBuilder, Sqlite};
+
+use crate::change::{Action, Cause, Changed, Claim, Claimed};
+use crate::device::{Device, DeviceList, DeviceRecord, Released, binding_columns, device_columns};
+use crate::problem::Problem;
+use crate::routes::{App, Asked, Caller, Named, Sent};
+use crate::store::{Store, StoreError};
+
+/// The devices of a page where the client names no `limit`, and the most it may name.
+const DEFAULT_LIMIT: u32 = 100;
+const MAX_LIMIT: u32 = 1_000;
+/// The longest reason, in characters.
+const MAX_REASON_CHARACTERS: usize = 500;
+/// The records of one read of an export.
+const EXPORT_PAGE: i64 = 2_000;
+
+/// The body of `POST /v1/devices/{device}/suspend` and the like; it may be left out.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Why {
+    reason: Option<String>,
+}
+
+fn read_why(body: &Bytes) -> Result<Option<String>, Problem> {
+    let Why { reason } = if body.trim_ascii().is_empty() {
+        Why::default()
+    } else {
+        serde_json::from_slice(body).map_err(|error| Problem::invalid(error.to_string()))?
+    };
+    let Some(reason) = reason else {
+        return Ok(None);
+    };
+    if reason.chars().count() > MAX_REASON_CHARACTERS || reason.chars().any(char::is_control) {
+        return Err(Problem::invalid(
+            "a reason is one line of at most 500 characters",
+        ));
+    }
+    Ok(Some(reason))
+}
+
+async fn act(
+    app: &App,
+    caller: &Caller,
+    device: DeviceId,
+    action: Action,
+    reason: Option<String>,
+) -> Result<Changed, Problem> {
+    let cause = Cause {
+        actor: caller.to_string(),
+        reason,
+    };
+    Ok(app.store.act(device, action, cause).await?)
+}
+
+/// `POST /v1/devices/{device}/suspend`.
+pub(crate) async fn suspend(
+    State(app): State<App>,
+    caller: Caller,
+    Named(device): Named,
+    body: Bytes,
+) -> Result<Json<DeviceRecord>, Problem> {
+    let changed = act(&app, &caller, device, Action::Suspend, read_why(&body)?).await?;
+    Ok(Json(changed.device.into_record()))
+}
+
+/// `POST /v1/devices/{device}/resume`.
+pub(crate) async fn resume(
+    State(app): State<App>,
+    caller: Caller,
+    Named(device): Named,
+    body: Bytes,
+) -> Result<Json<DeviceRecord>, Problem> {
+    let changed = act(&app, &caller, device, Action::Resume, read_why(&body)?).await?;
+    Ok(Json(changed.device.into_record()))
+}
+
+/// `POST /v1/devices/{device}/revoke`.
+pub(crate) async fn revoke(
+    State(app): State<App>,
+    caller: Caller,
+    Named(device): Named,
+    body: Bytes,
+) -> Result<Json<DeviceRecord>, Problem> {
+    let changed = act(&app, &caller, device, Action::Revoke, read_why(&body)?).await?;
+    Ok(Json(changed.device.into_record()))
+}
+
+/// `POST /v1/devices/{device}/release`.
+pub(crate) async fn release(
+    State(app): State<App>,
+    caller: Caller,
+    Named(device): Named,
+    body: Bytes,
+) -> Result<Json<Released>, Problem> {
+    let changed = act(&app, &caller, device, Action::Release, read_why(&body)?).await?;
+    let secret = changed
+        .secret
+        .ok_or_else(|| Problem::internal("a release without a secret"))?;
+    let claim_secret = secret.reveal().to_string();
+    Ok(Json(Released {
+        record: changed.device.into_record(),
+        claim_secret,
+    }))
+}
+
+/// The body of `PUT /v1/devices/{device}/pins`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PinsBody {
+    pins: Pins,
+}
+
+/// `PUT /v1/devices/{device}/pins`.
+pub(crate) async fn pins(
+    State(app): State<App>,
+    caller: Caller,
+    Named(device): Named,
+    Sent(PinsBody { pins }): Sent<PinsBody>,
+) -> Result<Json<DeviceRecord>, Problem> {
+    let changed = act(&app, &caller, device, Action::Pin(pins), None).await?;
+    Ok(Json(changed.device.into_record()))
+}
+
+/// The body of `POST /v1/claims`. There is no `Debug`: it holds a secret.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ClaimBody {
+    code: String,
+    secret: String,
+    account: AccountId,
+}
+
+/// `POST /v1/claims`.
+pub(crate) async fn claim(
+    State(app): State<App>,
+    caller: Caller,
+    Sent(body): Sent<ClaimBody>,
+) -> Result<Json<DeviceRecord>, Problem> {
+    let claim = Claim::new(&body.code, &body.secret, body.account);
+    let cause = Cause {
+        actor: caller.to_string(),
+        reason: None,
+    };
+    match app.store.claim(claim, cause).await? {
+        Claimed::Claimed(device) => {
+            app.metrics.claims.add();
+            Ok(Json(device.into_record()))
+        }
+        Claimed::Refused => {
+            app.metrics.refused_claims.add();
+            // One answer, whatever the reason.
+            Err(Problem::new(StatusCode::FORBIDDEN, "claim_refused")
+                .because("code and secret do not fit, or the secret was used"))
+        }
+        Claimed::Wait => {
+            app.metrics.refused_claims.add();
+            let mut problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts")
+                .because("too many refused claims of this code");
+            problem.retry_after = Some(300);
+            Err(problem)
+        }
+    }
+}
+
+/// `GET /v1/devices/{device}`.
+pub(crate) async fn show(
+    State(app): State<App>,
+    Named(device): Named,
+) -> Result<Json<DeviceRecord>, Problem> {
+    let mut connection = app.store.read().await?;
+    let found = Device::find(&mut connection, &device).await?;
+    let found = found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "unknown_device"))?;
+    Ok(Json(found.into_record()))
+}
+
+/// The query of `GET /v1/devices`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListQuery {
+    after: Option<String>,
+    limit: Option<u32>,
+    state: Option<String>,
+    account: Option<AccountId>,
+    class: Option<DeviceClass>,
+    code: Option<ClaimCode>,
+    pseudonym: Option<String>,
+}
+
+/// `GET /v1/devices`: in the order of the canonical text.
+pub(crate) async fn list(
+    State(app): State<App>,
+    Asked(query): Asked<ListQuery>,
+) -> Result<Json<DeviceList>, Problem> {
+    let limit = query.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
+    if let Some(word) = &query.state
+        && BindingState::from_word(word) == BindingState::Unrecognised
+    {
+        return Err(Problem::invalid(
+            "state is one of unclaimed, active, suspended, revoked",
+        ));
+    }
+    let mut sql =
+        QueryBuilder::<Sqlite>::new(concat!("SELECT ", device_columns!(), " FROM devices"));
+    sql.push(" WHERE device > ")
+        .push_bind(query.after.unwrap_or_default());
+    for (column, value) in [
+        (" AND state = ", query.state),
+        (
+            " AND account = ",
+            query.account.map(|account| account.to_string()),
+        ),
+        (" AND class = ", query.class.map(|class| class.to_string())),
+        (
+            " AND code = ",
+            query.code.map(|code| code.canonical().to_owned()),
+        ),
+        (" AND pseudonym = ", query.pseudonym),
+    ] {
+        if let Some(value) = value {
+            sql.push(column).push_bind(value);
+        }
+    }
+    sql.push(" ORDER BY device LIMIT ")
+        .push_bind(i64::from(limit) + 1);
+    let mut connection = app.store.read().await?;
+    let rows = sql
+        .build()
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(StoreError::from)?;
+    let mut devices = rows
+        .iter()
+        .map(|row| Device::from_row(row).map(Device::into_record))
+        .collect::<Result<Vec<_>, _>>()?;
+    let most = usize::try_from(limit).unwrap_or(usize::MAX);
+    let more = devices.len() > most;
+    devices.truncate(most);
+    let last = devices.last().map(|last| last.device.to_string());
+    Ok(Json(DeviceList {
+        devices,
+        next: last.filter(|_| more),
+    }))
+}
+
+/// `GET /v1/export`: every device's record as the feed has it, in the order of the canonical
+/// text, each exactly once. An export that fails ends without its end, so that the client sees it.
+pub(crate) async fn export(State(app): State<App>) -> Result<Response, Problem> {
+    let first = export_page(&app.store, "").await?;
+    let pages = stream::unfold((app, Some(first)), |(app, page)| async move {
+        let (lines, last) = page?;
+        let next = match last {
+            None => None,
+            Some(last) => match export_page(&app.store, &last).await {
+                Ok(page) => Some(page),
+                Err(error) => {
+                    Problem::from(error).log();
+                    return Some((Err("export failed"), (app, None)));
+                }
+            },
+        };
+        Some((Ok::<_, &'static str>(lines), (app, next)))
+    });
+    let mut response = Body::from_stream(pages).into_response();
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/x-ndjson"),
+    );
+    Ok(response)
+}
+
+/// The lines of a page of an export, and its last device; `None`: nothing comes after.
+async fn export_page(store: &Store, after: &str) -> Result<(Bytes, Option<String>), StoreError> {
+    let mut connection = store.read().await?;
+    let rows = sqlx::query(concat!(
+        "SELECT ",
+        binding_columns!(),
+        " FROM devices WHERE device > ?1 ORDER BY device LIMIT ?2"
+    ))
+    .bind(after)
+    .bind(EXPORT_PAGE)
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut lines = Vec::new();
+    let mut last = None;
+    for row in &rows {
+        let binding = crate::device::read_binding(row)?;
+        lines.extend_from_slice(&binding_line(&binding));
+        last = Some(binding.device.to_string());
+    }
+    Ok((lines.into(), last))
+}

@@ -1,0 +1,449 @@
+//! Where it is written down: the database, one writer at a time, many readers.
+
+use core::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use medbind_core::time::Timestamp;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::pool::PoolConnection;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
+};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _, Sqlite, Transaction};
+use tokio::sync::{Mutex, watch};
+
+use crate::clock::Clock;
+use crate::history::{Head, History, Place};
+use crate::pseudonym::PseudonymKey;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+/// `PRAGMA application_id` of our databases, as the first migration sets it.
+const APPLICATION_ID: i64 = 1_835_168_359;
+const READERS: u32 = 4;
+/// `SQLITE_FULL` (<https://www.sqlite.org/rescode.html>).
+const SQLITE_FULL: &str = "13";
+
+/// Why the database cannot be used at start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It was written by a newer version.
+    #[error(
+        "the database {} was written by a newer version of medbind (it has migration {migration}, \
+         and this version ends at {newest}): start that version, or restore a backup",
+        path.display()
+    )]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// The migration that is not known here.
+        migration: i64,
+        /// The last one that is.
+        newest: i64,
+    },
+    /// It is a database, and none of ours.
+    #[error(
+        "{} is no database of medbind's registry: choose another data directory",
+        .0.display()
+    )]
+    NotOurs(PathBuf),
+    /// It is damaged, or was changed by hand.
+    #[error("the database {} is damaged: {why}; restore a backup", path.display())]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The disk is full.
+    #[error("no space is left for the database {}: free some and start again", .0.display())]
+    Full(PathBuf),
+    /// Anything else that SQLite says.
+    #[error("cannot open the database {}: {source}", path.display())]
+    Open {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite said.
+        source: sqlx::Error,
+    },
+}
+
+/// Why reading or writing failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    /// The disk is full: nothing of the change is written.
+    #[error("no space is left on the disk of the database")]
+    Full,
+    /// A row does not hold what it must. Fail closed: nothing is answered from it.
+    #[error("the database holds what it must not: {0}")]
+    Corrupt(&'static str),
+    /// A task of the writer ended before its time.
+    #[error("the writer ended: {0}")]
+    Ended(#[from] tokio::task::JoinError),
+    /// Anything else that SQLite says.
+    #[error("database: {0}")]
+    Database(sqlx::Error),
+}
+
+fn is_full(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code == SQLITE_FULL)
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        if is_full(&error) {
+            Self::Full
+        } else {
+            Self::Database(error)
+        }
+    }
+}
+
+/// The database of one registry.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    history: History,
+    pseudonym_key: Arc<PseudonymKey>,
+    clock: Clock,
+    readers: SqlitePool,
+    writer: Arc<Mutex<SqliteConnection>>,
+    head: watch::Sender<Head>,
+}
+
+/// A transaction that changes things. What it does is on disk, whole, before anybody hears of it.
+pub(crate) struct Writing<'c> {
+    /// The transaction.
+    pub tx: Transaction<'c, Sqlite>,
+    /// The newest change, those of this transaction included.
+    pub head: Head,
+    /// When this transaction happens.
+    pub now: Timestamp,
+    /// The key for pseudonyms.
+    pub pseudonym_key: Arc<PseudonymKey>,
+}
+
+impl Store {
+    /// Opens the database file `path`, makes it where it is missing, and brings it up to date.
+    pub async fn open(
+        path: &Path,
+        clock: Clock,
+        max_pages: Option<u32>,
+    ) -> Result<Self, OpenError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(10))
+            .pragma("cache_size", "-65536");
+        let explain = |source: sqlx::Error| explain(path, source);
+        let mut writer = SqliteConnection::connect_with(&options)
+            .await
+            .map_err(explain)?;
+        if let Some(pages) = max_pages {
+            let limit = format!("PRAGMA max_page_count = {pages}");
+            sqlx::query(AssertSqlSafe(limit))
+                .execute(&mut writer)
+                .await
+                .map_err(explain)?;
+        }
+        check_ours(&mut writer, path).await?;
+        migrate(&mut writer, path).await?;
+        let (history, pseudonym_key) = identity(&mut writer, path, clock.now()).await?;
+        let head = read_head(&mut writer, &history)
+            .await
+            .map_err(|error| match error {
+                StoreError::Database(source) => explain(source),
+                other => OpenError::Damaged {
+                    path: path.to_owned(),
+                    why: other.to_string(),
+                },
+            })?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(Duration::from_secs(30))
+            .connect_with(options.create_if_missing(false).read_only(true))
+            .await
+            .map_err(explain)?;
+        Ok(Self {
+            history,
+            pseudonym_key: Arc::new(pseudonym_key),
+            clock,
+            readers,
+            writer: Arc::new(Mutex::new(writer)),
+            head: watch::Sender::new(head),
+        })
+    }
+
+    /// The history that this database tells.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// The key for pseudonyms that is in use.
+    pub fn pseudonym_key(&self) -> &PseudonymKey {
+        &self.pseudonym_key
+    }
+
+    /// The registry's clock.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// The newest change, and word of the next.
+    pub fn watch_head(&self) -> watch::Receiver<Head> {
+        self.head.subscribe()
+    }
+
+    /// A connection that only reads.
+    pub async fn read(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
+        Ok(self.readers.acquire().await?)
+    }
+
+    /// A view that does not change while it is read.
+    pub async fn read_consistently(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        Ok(self.readers.begin().await?)
+    }
+
+    /// Runs `work` in a transaction of its own, after those before it. Where `work` gives an
+    /// error, nothing of it is kept. It runs to its end even where the caller goes away: otherwise
+    /// a change could be committed, and nobody be told.
+    pub async fn write<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: for<'w> FnOnce(&'w mut Writing<'_>) -> BoxFuture<'w, Result<T, E>> + Send + 'static,
+    {
+        let store = self.clone();
+        let task = tokio::spawn(async move {
+            let mut connection = store.writer.lock().await;
+            let result = store.transact(&mut connection, work).await;
+            if result.is_err() {
+                store.look_again(&mut connection).await;
+            }
+            result
+        });
+        task.await.map_err(StoreError::from)?
+    }
+
+    async fn transact<T, E, F>(&self, connection: &mut SqliteConnection, work: F) -> Result<T, E>
+    where
+        E: From<StoreError>,
+        F: for<'w> FnOnce(&'w mut Writing<'_>) -> BoxFuture<'w, Result<T, E>>,
+    {
+        let tx = connection
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(StoreError::from)?;
+        let mut writing = Writing {
+            tx,
+            head: *self.head.borrow(),
+            now: self.clock.now(),
+            pseudonym_key: Arc::clone(&self.pseudonym_key),
+        };
+        let result = work(&mut writing).await?;
+        let Writing { tx, head, .. } = writing;
+        tx.commit().await.map_err(StoreError::from)?;
+        self.publish(head);
+        Ok(result)
+    }
+
+    /// After a failure it is for the database to say what was committed.
+    async fn look_again(&self, connection: &mut SqliteConnection) {
+        match read_head(connection, &self.history).await {
+            Ok(head) => self.publish(head),
+            Err(error) => tracing::error!("after a failed change: {error}"),
+        }
+    }
+
+    fn publish(&self, head: Head) {
+        self.head.send_if_modified(|known| {
+            let newer = *known != head;
+            *known = head;
+            newer
+        });
+    }
+
+    /// Waits for the last writer, then closes.
+    pub async fn close(&self) {
+        let _last = self.writer.lock().await;
+        self.readers.close().await;
+    }
+}
+
+/// Whether a cursor's place lies in the past of this database.
+pub(crate) async fn is_past(
+    connection: &mut SqliteConnection,
+    history: &History,
+    place: &Place,
+) -> Result<bool, StoreError> {
+    if place.revision == 0 {
+        return Ok(place.is(&history.beginning()));
+    }
+    let Ok(revision) = i64::try_from(place.revision) else {
+        return Ok(false);
+    };
+    let hash: Option<Vec<u8>> = sqlx::query_scalar("SELECT hash FROM changes WHERE revision = ?1")
+        .bind(revision)
+        .fetch_optional(connection)
+        .await?;
+    let Some(hash) = hash else { return Ok(false) };
+    let hash = hash
+        .try_into()
+        .map_err(|_| StoreError::Corrupt("a chained hash"))?;
+    Ok(place.is(&Head {
+        revision: place.revision,
+        hash,
+    }))
+}
+
+/// The place right after the change of `revision`.
+pub(crate) async fn place_at(
+    connection: &mut SqliteConnection,
+    revision: u64,
+) -> Result<Head, StoreError> {
+    let number = i64::try_from(revision).map_err(|_| StoreError::Corrupt("a revision"))?;
+    let hash: Vec<u8> = sqlx::query_scalar("SELECT hash FROM changes WHERE revision = ?1")
+        .bind(number)
+        .fetch_one(connection)
+        .await?;
+    let hash = hash
+        .try_into()
+        .map_err(|_| StoreError::Corrupt("a chained hash"))?;
+    Ok(Head { revision, hash })
+}
+
+/// The newest change.
+pub(crate) async fn read_head(
+    connection: &mut SqliteConnection,
+    history: &History,
+) -> Result<Head, StoreError> {
+    let row = sqlx::query("SELECT revision, hash FROM changes ORDER BY revision DESC LIMIT 1")
+        .fetch_optional(connection)
+        .await?;
+    let Some(row) = row else {
+        return Ok(history.beginning());
+    };
+    let revision: i64 = row.try_get(0)?;
+    let hash: Vec<u8> = row.try_get(1)?;
+    Ok(Head {
+        revision: u64::try_from(revision).map_err(|_| StoreError::Corrupt("a revision"))?,
+        hash: hash
+            .try_into()
+            .map_err(|_| StoreError::Corrupt("a chained hash"))?,
+    })
+}
+
+fn explain(path: &Path, source: sqlx::Error) -> OpenError {
+    let path = path.to_owned();
+    if is_full(&source) {
+        return OpenError::Full(path);
+    }
+    let code = source.as_database_error().and_then(|error| error.code());
+    match code.as_deref() {
+        // SQLITE_CORRUPT and SQLITE_NOTADB.
+        Some("11" | "26") => OpenError::Damaged {
+            path,
+            why: source.to_string(),
+        },
+        Some(_) | None => OpenError::Open { path, source },
+    }
+}
+
+/// A file that holds tables and is none of ours is left alone.
+async fn check_ours(connection: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
+    let explain = |source: sqlx::Error| explain(path, source);
+    let id: i64 = sqlx::query_scalar("PRAGMA application_id")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(explain)?;
+    let tables: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM sqlite_schema WHERE name NOT IN ('_sqlx_migrations') \
+         AND name NOT LIKE 'sqlite_%'",
+    )
+    .fetch_one(connection)
+    .await
+    .map_err(explain)?;
+    if id == APPLICATION_ID || (id == 0 && tables == 0) {
+        Ok(())
+    } else {
+        Err(OpenError::NotOurs(path.to_owned()))
+    }
+}
+
+async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
+    let newest = MIGRATIONS
+        .iter()
+        .map(|migration| migration.version)
+        .max()
+        .unwrap_or(0);
+    MIGRATIONS.run(&mut *connection).await.map_err(|error| {
+        let path = path.to_owned();
+        match error {
+            MigrateError::VersionMissing(migration) => OpenError::Newer {
+                path,
+                migration,
+                newest,
+            },
+            MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => {
+                explain(&path, source)
+            }
+            other => OpenError::Damaged {
+                path,
+                why: other.to_string(),
+            },
+        }
+    })
+}
+
+/// Reads the history and its key; a new database gets both.
+async fn identity(
+    connection: &mut SqliteConnection,
+    path: &Path,
+    now: Timestamp,
+) -> Result<(History, PseudonymKey), OpenError> {
+    let explain = |source: sqlx::Error| explain(path, source);
+    let mut tx = connection
+        .begin_with("BEGIN IMMEDIATE")
+        .await
+        .map_err(explain)?;
+    let feed: [u8; 16] = History::generate().octets().to_owned();
+    sqlx::query(
+        "INSERT INTO history (id, feed, created_at) VALUES (1, ?1, ?2) ON CONFLICT DO NOTHING",
+    )
+    .bind(feed.as_slice())
+    .bind(now.unix_millis())
+    .execute(&mut *tx)
+    .await
+    .map_err(explain)?;
+    let key: [u8; 32] = rand::random();
+    sqlx::query(
+        "INSERT INTO keys (id, purpose, key, created_at) SELECT 'k1', 'pseudonym', ?1, ?2 \
+         WHERE NOT EXISTS (SELECT 1 FROM keys WHERE purpose = 'pseudonym')",
+    )
+    .bind(key.as_slice())
+    .bind(now.unix_millis())
+    .execute(&mut *tx)
+    .await
+    .map_err(explain)?;
+    let feed: Vec<u8> = sqlx::query_scalar("SELECT feed FROM history WHERE id = 1")
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(explain)?;
+    let (id, key): (String, Vec<u8>) = sqlx::query_as(
+        "SELECT id, key FROM keys WHERE purpose = 'pseudonym' ORDER BY created_at DESC, id DESC",
+    )
+    .fetch_one(&mut *tx)
+    .await
+    .map_err(explain)?;
+    tx.commit().await.map_err(explain)?;
+    let feed = feed.try_into().map_err(|_| OpenError::Damaged {
+        path: path.to_owned(),
+        why: "the history's name".to_owned(),
+    })?;
+    Ok((History::from_octets(feed), PseudonymKey { id, key }))
+}

@@ -1,0 +1,248 @@
+//! Who may do what: every endpoint of the table, as everybody.
+mod common;
+
+use std::time::Duration;
+
+use common::{Caller, Registry, config, identity, now};
+use medbind_registry::pki::{CertificateAuthority, LEAF_VALIDITY, Purpose};
+use medbind_registry::role::Role;
+use medbind_registry::{Access, start, table};
+use reqwest::{Method, StatusCode, Version};
+use serde_json::Value;
+
+async fn code_of(caller: &Caller, method: &Method, path: &str) -> (StatusCode, String) {
+    let path = path.replace("{device}", "acme:SN1");
+    let mut request = caller.request(method.clone(), &path);
+    if path == "/v1/devices" && *method == Method::POST {
+        request = request.header("content-type", "application/x-ndjson");
+    }
+    let response = request.send().await.unwrap();
+    let status = response.status();
+    let body: Value =
+        serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or(Value::Null);
+    (status, body["code"].as_str().unwrap_or_default().to_owned())
+}
+
+#[tokio::test]
+async fn every_endpoint_serves_whom_the_table_names_and_nobody_else() {
+    let registry = Registry::new().await;
+    let roleless = registry.issued(&Purpose::Client(Role::None));
+    let callers = [
+        ("none", registry.anonymous()),
+        ("roleless", registry.with(&roleless)),
+        ("edge", registry.edge()),
+        ("operator", registry.operator()),
+    ];
+    let mut walked = 0;
+    for (method, path, access) in table() {
+        for (name, caller) in &callers {
+            let (status, code) = code_of(caller, &method, path).await;
+            let refused = match (access, *name) {
+                (Access::Anyone, _) | (Access::Edge | Access::Operator, "operator") => None,
+                (Access::Edge, "edge") => None,
+                (_, "none") => Some((StatusCode::UNAUTHORIZED, "no_peer_certificate")),
+                _ => Some((StatusCode::FORBIDDEN, "not_permitted")),
+            };
+            if let Some(refused) = refused {
+                assert_eq!(
+                    (status, code.as_str()),
+                    refused,
+                    "{method} {path} as {name}"
+                );
+            } else {
+                let let_in = !matches!(status, StatusCode::UNAUTHORIZED)
+                    && !matches!(code.as_str(), "not_permitted" | "not_found" | "internal");
+                assert!(let_in, "{method} {path} as {name}: {status} {code}");
+            }
+            walked += 1;
+        }
+    }
+    assert_eq!(walked, 15 * 4);
+    for (name, caller) in &callers {
+        let other = code_of(caller, &Method::DELETE, "/v1/devices/{device}").await;
+        assert_eq!(
+            other,
+            (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed".into()),
+            "{name}"
+        );
+        let other = code_of(caller, &Method::GET, "/v1/nothing").await;
+        assert_eq!(other, (StatusCode::NOT_FOUND, "not_found".into()), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_strangers_certificate_gets_no_handshake() {
+    let registry = Registry::new().await;
+    let stranger = CertificateAuthority::generate("stranger", now()).unwrap();
+    let role = Role::Operator("operator".parse().unwrap());
+    let credentials = stranger
+        .issue(&Purpose::Client(role), now(), LEAF_VALIDITY)
+        .unwrap();
+    let error = registry
+        .with(&credentials)
+        .request(Method::GET, "/healthz")
+        .send()
+        .await;
+    assert!(error.is_err());
+    // A server's certificate is no client's, and one that has ended is none at all.
+    let server = registry.issued(&Purpose::Server(vec!["localhost".into()]));
+    assert!(
+        registry
+            .with(&server)
+            .request(Method::GET, "/healthz")
+            .send()
+            .await
+            .is_err()
+    );
+    let past = medbind_core::time::Timestamp::from_unix_seconds(1_600_000_000);
+    let role = Role::Edge("edge".parse().unwrap());
+    let ended = registry
+        .ca()
+        .issue(&Purpose::Client(role), past, Duration::from_secs(3600))
+        .unwrap();
+    assert!(
+        registry
+            .with(&ended)
+            .request(Method::GET, "/healthz")
+            .send()
+            .await
+            .is_err()
+    );
+    // Without any certificate there is an answer.
+    let (status, _) = registry.anonymous().get("/healthz").await;
+    assert_eq!(status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn both_versions_of_http_are_spoken_and_old_tls_is_not() {
+    let registry = Registry::new().await;
+    let url = format!("https://{}/healthz", registry.running.local_addr());
+    let http2 = registry.builder().build().unwrap();
+    assert_eq!(
+        http2.get(&url).send().await.unwrap().version(),
+        Version::HTTP_2
+    );
+    let http1 = registry.builder().http1_only().build().unwrap();
+    assert_eq!(
+        http1.get(&url).send().await.unwrap().version(),
+        Version::HTTP_11
+    );
+    let role = Role::Edge("edge-2".parse().unwrap());
+    let edge = registry.issued(&Purpose::Client(role));
+    let tls12 = registry
+        .builder()
+        .identity(identity(&edge))
+        .tls_version_max(reqwest::tls::Version::TLS_1_2)
+        .build()
+        .unwrap();
+    let feed = format!("https://{}/v1/feed", registry.running.local_addr());
+    assert_eq!(
+        tls12.get(&feed).send().await.unwrap().status(),
+        StatusCode::OK
+    );
+}
+
+#[tokio::test]
+async fn a_certificate_that_ends_during_a_connection_is_refused() {
+    let registry = Registry::new().await;
+    let role = Role::Edge("edge-3".parse().unwrap());
+    let short = registry
+        .ca()
+        .issue(&Purpose::Client(role), now(), Duration::from_secs(2))
+        .unwrap();
+    let edge = registry.with(&short);
+    assert_eq!(edge.get("/v1/edge/pseudonym-key").await.0, StatusCode::OK);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let (status, body) = edge.get("/v1/edge/pseudonym-key").await;
+    assert_eq!(
+        (status, &body["code"]),
+        (StatusCode::UNAUTHORIZED, &"certificate_expired".into())
+    );
+}
+
+#[tokio::test]
+async fn a_start_that_cannot_be_says_what_where_and_what_next() {
+    let registry = Registry::new().await;
+    let same_dir = start(config(&registry.dir)).await.unwrap_err().to_string();
+    assert!(
+        same_dir.contains("another registry") && same_dir.contains("stop it"),
+        "{same_dir}"
+    );
+    let scratch = tempfile::tempdir().unwrap();
+    let mut same_port = config(scratch.path());
+    same_port.listen = registry.running.local_addr();
+    let same_port = start(same_port).await.unwrap_err().to_string();
+    assert!(same_port.contains("choose another port"), "{same_port}");
+    let made: Vec<_> = std::fs::read_dir(scratch.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(
+        made,
+        ["registry.lock"],
+        "nothing is made by a start that does not come far"
+    );
+    let mut named = config(scratch.path());
+    named.server_names = vec!["no name".into()];
+    let named = start(named).await.unwrap_err().to_string();
+    assert!(named.contains("no name"), "{named}");
+}
+
+#[tokio::test]
+async fn metrics_count_and_name_no_device() {
+    let registry = Registry::new().await;
+    let operator = registry.operator();
+    operator.enrol(&common::devices(0..3)).await;
+    operator.get("/v1/devices/acme:SN1").await;
+    let text = operator
+        .request(Method::GET, "/metrics")
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    for line in [
+        "medbind_registry_devices{state=\"unclaimed\"} 3",
+        "medbind_registry_head_revision 3",
+        "medbind_registry_requests_total{method=\"GET\",route=\"/v1/devices/{device}\",status=\"200\"} 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+    }
+    assert!(!text.contains("SN1"));
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_or_no_json_is_refused() {
+    let registry = Registry::new().await;
+    let operator = registry.operator();
+    let huge = "x".repeat(100 << 10);
+    let (status, body) = operator.claim(&huge, "x", "acc-1").await;
+    assert_eq!(
+        (status, &body["code"]),
+        (StatusCode::PAYLOAD_TOO_LARGE, &"too_large".into())
+    );
+    let more =
+        serde_json::json!({"code": "x", "secret": "HUSH", "account": "acc-1", "admin": true});
+    let (status, body) = operator.post("/v1/claims", &more).await;
+    assert_eq!(
+        (status, &body["code"]),
+        (StatusCode::BAD_REQUEST, &"invalid_request".into())
+    );
+    assert!(!body["detail"].as_str().unwrap().contains("HUSH"), "{body}");
+    for (path, code) in [
+        ("/v1/devices/acme:a%2Fb", "invalid_device"),
+        ("/v1/devices/acme", "invalid_device"),
+        ("/v1/devices?state=paused", "invalid_request"),
+        ("/v1/devices?colour=red", "invalid_request"),
+        ("/v1/feed?wait=25", "invalid_request"),
+        ("/v1/feed?limit=0", "invalid_request"),
+    ] {
+        let (status, body) = operator.get(path).await;
+        assert_eq!(
+            (status, &body["code"]),
+            (StatusCode::BAD_REQUEST, &code.into()),
+            "{path}"
+        );
+    }
+}
