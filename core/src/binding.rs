@@ -6,6 +6,7 @@ use core::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::hex;
 use crate::identity::DeviceId;
 use crate::time::Timestamp;
 
@@ -188,36 +189,15 @@ impl FromStr for Pin {
     type Err = PinError;
 
     fn from_str(text: &str) -> Result<Self, PinError> {
-        let mut octets = [0; 32];
-        let decoded = base16_lower(text, &mut octets);
-        if decoded {
-            Ok(Self(octets))
-        } else {
-            Err(PinError::NotHex)
-        }
+        hex::decode(text.as_bytes())
+            .map(Self)
+            .ok_or(PinError::NotHex)
     }
-}
-
-/// Decodes 64 lower-case hex digits into 32 octets.
-pub(crate) fn base16_lower(text: &str, octets: &mut [u8; 32]) -> bool {
-    let digit = |b: u8| match b {
-        b'0'..=b'9' => Some(b.wrapping_sub(b'0')),
-        b'a'..=b'f' => Some(b.wrapping_sub(b'a').wrapping_add(10)),
-        _ => None,
-    };
-    let mut digits = text.bytes().map(digit);
-    for octet in octets.iter_mut() {
-        let (Some(Some(high)), Some(Some(low))) = (digits.next(), digits.next()) else {
-            return false;
-        };
-        *octet = (high << 4) | low;
-    }
-    digits.next().is_none()
 }
 
 impl fmt::Display for Pin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+        write!(f, "{:x}", base16ct::HexDisplay(&self.0))
     }
 }
 
@@ -282,6 +262,9 @@ impl<'de> Deserialize<'de> for Pins {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
     fn a_state_that_is_not_known_permits_nothing_and_is_kept_apart() {

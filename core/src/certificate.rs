@@ -24,7 +24,7 @@ use x509_cert::time::{Time, Validity};
 use crate::binding::Pin;
 use crate::signature::{KeyType, SignatureAlgorithm};
 use crate::time::Timestamp;
-use crate::{pem, strict};
+use crate::{hex, pem, strict};
 
 /// The most extensions that a certificate may have.
 pub const MAX_EXTENSIONS: usize = 32;
@@ -150,11 +150,7 @@ pub struct CertificateDigestError;
 impl CertificateDigest {
     /// From 64 lower-case hex digits, as `connection.sha256_peer_certificate_digest` has them.
     pub fn from_hex(text: &[u8]) -> Result<Self, CertificateDigestError> {
-        let mut octets = [0; 32];
-        match base16ct::lower::decode(text, &mut octets) {
-            Ok(decoded) if decoded.len() == 32 => Ok(Self(octets)),
-            Ok(_) | Err(_) => Err(CertificateDigestError),
-        }
+        hex::decode(text).map(Self).ok_or(CertificateDigestError)
     }
 
     /// The digest of this DER.

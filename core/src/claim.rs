@@ -10,7 +10,7 @@ use core::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest, Sha256};
 
-use crate::binding::base16_lower;
+use crate::hex;
 
 /// The 32 symbols by value, then the five that only a check symbol may be.
 const SYMBOLS: &[u8; 37] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ*~$=U";
@@ -257,18 +257,15 @@ impl FromStr for ClaimSecretHash {
     type Err = ClaimSecretHashError;
 
     fn from_str(text: &str) -> Result<Self, ClaimSecretHashError> {
-        let mut octets = [0; 32];
-        if base16_lower(text, &mut octets) {
-            Ok(Self(octets))
-        } else {
-            Err(ClaimSecretHashError)
-        }
+        hex::decode(text.as_bytes())
+            .map(Self)
+            .ok_or(ClaimSecretHashError)
     }
 }
 
 impl fmt::Display for ClaimSecretHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+        write!(f, "{:x}", base16ct::HexDisplay(&self.0))
     }
 }
 
@@ -294,6 +291,9 @@ impl<'de> Deserialize<'de> for ClaimSecretHash {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
     fn a_code_is_read_however_kindly_it_was_typed() {

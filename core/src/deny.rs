@@ -384,6 +384,9 @@ impl DenyReason {
 mod tests {
     use super::*;
 
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     #[test]
     fn every_code_has_one_spelling_and_a_status_that_gives_its_grpc_face() {
         let mut words: Vec<_> = DenyCode::ALL.iter().map(|code| code.as_str()).collect();

@@ -502,6 +502,9 @@ fn read_header(line: &[u8]) -> Result<FeedHeader, FeedError> {
 mod tests {
     use super::*;
 
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     const HEADER: &str = r#"{"feed":"f1","version":1,"cursor":"c-2","more":false,"head":9,"count":2,"time":"2026-11-24T16:20:00Z"}"#;
     const SN1: &str = r#"{"kind":"binding","device":"acme:SN1","account":"acc-1","state":"active","class":"cgm","epoch":1,"expires_at":null,"pins":[],"revision":7}"#;
     const SN2: &str = r#"{"device":"acme:SN2","state":"unclaimed","revision":9}"#;

@@ -93,8 +93,7 @@ impl DeviceId {
                 text.push(char::from(octet));
             } else {
                 text.push('=');
-                text.push(upper_hex(octet >> 4));
-                text.push(upper_hex(octet & 0x0F));
+                text.push_str(&base16ct::upper::encode_string(&[octet]));
             }
         }
         Self::from_parts(text, namespace.len())
@@ -128,35 +127,6 @@ impl DeviceId {
     }
 }
 
-const fn upper_hex(nibble: u8) -> char {
-    match nibble {
-        0 => '0',
-        1 => '1',
-        2 => '2',
-        3 => '3',
-        4 => '4',
-        5 => '5',
-        6 => '6',
-        7 => '7',
-        8 => '8',
-        9 => '9',
-        10 => 'A',
-        11 => 'B',
-        12 => 'C',
-        13 => 'D',
-        14 => 'E',
-        _ => 'F',
-    }
-}
-
-const fn from_upper_hex(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit.wrapping_sub(b'0')),
-        b'A'..=b'F' => Some(digit.wrapping_sub(b'A').wrapping_add(10)),
-        _ => None,
-    }
-}
-
 impl FromStr for DeviceId {
     type Err = DeviceIdError;
 
@@ -167,17 +137,20 @@ impl FromStr for DeviceId {
             return Err(DeviceIdError::LongSerial);
         }
         let mut serial = Vec::with_capacity(canonical.len());
-        let mut rest = canonical.bytes();
-        while let Some(octet) = rest.next() {
+        let mut rest = canonical.as_bytes();
+        while let Some((&octet, tail)) = rest.split_first() {
             if octet == b'=' {
-                let high = rest.next().and_then(from_upper_hex);
-                let low = rest.next().and_then(from_upper_hex);
-                let (Some(high), Some(low)) = (high, low) else {
-                    return Err(DeviceIdError::NotCanonical);
-                };
-                serial.push((high << 4) | low);
+                let (digits, tail) = tail
+                    .split_at_checked(2)
+                    .ok_or(DeviceIdError::NotCanonical)?;
+                let mut escaped = [0];
+                base16ct::upper::decode(digits, &mut escaped)
+                    .map_err(|_| DeviceIdError::NotCanonical)?;
+                serial.extend_from_slice(&escaped);
+                rest = tail;
             } else {
                 serial.push(octet);
+                rest = tail;
             }
         }
         let id = Self::new(namespace, &serial)?;
@@ -217,6 +190,9 @@ impl<'de> Deserialize<'de> for DeviceId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
     fn the_canonical_text_escapes_what_is_not_plain() {

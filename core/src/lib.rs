@@ -3,6 +3,16 @@
 //!
 //! Everything here is a function of its arguments. There is no clock, no log, no I/O and no host:
 //! the module in Envoy, the registry and the command line all run this same code.
+//!
+//! Tests run natively and on wasm32 under wasm-bindgen-test. For that each test module says
+//!
+//! ```text
+//! #[cfg(target_arch = "wasm32")]
+//! use wasm_bindgen_test::wasm_bindgen_test as test;
+//! ```
+//!
+//! and goes on with `#[test]`; what needs a native crate (proptest, rcgen) stands under
+//! `#[cfg(not(target_arch = "wasm32"))]`.
 #![cfg_attr(
     not(test),
     deny(
@@ -27,6 +37,7 @@ pub mod config;
 pub mod decision;
 pub mod deny;
 pub mod feed;
+mod hex;
 pub mod identity;
 pub mod issuer;
 pub mod path;

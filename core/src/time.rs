@@ -92,6 +92,9 @@ impl<'de> Deserialize<'de> for Timestamp {
 mod tests {
     use super::*;
 
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     #[test]
     fn rfc3339_is_read_and_written_in_utc() {
         let at: Timestamp = "2026-11-24T17:20:00.25+01:00".parse().unwrap();
