@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use medbind_core::binding::{AccountId, DeviceClass, Pin};
@@ -503,6 +504,9 @@ pub struct Explain {
     /// Decide as of this moment (RFC 3339) [default: now]
     #[arg(long, value_name = "TIME")]
     pub at: Option<Timestamp>,
+    /// As if the registry had been silent for this long (`20m`)
+    #[arg(long, value_name = "SPAN", value_parser = span)]
+    pub silent_for: Option<Duration>,
     /// The issuer of a verified account token
     #[arg(long, value_name = "ISSUER", requires = "account_subject")]
     pub account_issuer: Option<String>,
@@ -528,4 +532,8 @@ pub enum Shell {
     Zsh,
     /// fish
     Fish,
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    medbind_core::units::parse_duration(text).map_err(|error| error.to_string())
 }

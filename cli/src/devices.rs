@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::ExitCode;
 
 use futures_util::StreamExt as _;
-use medbind_core::binding::Pin;
+use medbind_core::certificate::PeerCertificate;
 use medbind_core::claim::ClaimSecret;
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
@@ -108,8 +108,9 @@ pub async fn pin(args: &PinArgs, global: &Global) -> Outcome {
     let mut pins = args.pins.clone();
     for path in &args.certificates {
         let pem = fs::read(path).map_err(|error| Failure::unreadable(path, &error))?;
-        let _: Option<Pin> = None;
-        let _ = pem;
+        let certificate = PeerCertificate::parse(&pem)
+            .map_err(|error| Failure::usage(format_args!("{}: {error}", path.display())))?;
+        pins.push(certificate.pin());
     }
     let path = device_path(&args.device, "pins");
     let request = registry.with_json(Method::PUT, &path, &json!({ "pins": pins }));
@@ -148,13 +149,11 @@ fn show_change(global: &Global, done: &str, record: &Value) {
         cell(record, "revision")
     ));
     // A release answers with the next claim secret, this once.
-    for name in ["claim_secret", "secret"] {
-        if let Some(secret) = record[name].as_str() {
-            let (bold, dim) = (output::BOLD, output::DIM);
-            text.push_str(&format!(
-                "  new claim secret  {bold}{secret}{bold:#}  {dim}(shown once){dim:#}\n"
-            ));
-        }
+    if let Some(secret) = record["claim_secret"].as_str() {
+        let (bold, dim) = (output::BOLD, output::DIM);
+        text.push_str(&format!(
+            "  new claim secret  {bold}{secret}{bold:#}  {dim}(shown once){dim:#}\n"
+        ));
     }
     output::text(&text);
 }
@@ -209,13 +208,9 @@ pub async fn list(args: &List, global: &Global) -> Outcome {
         let asked = left.min(PAGE);
         let path = list_path(args, after.as_deref(), asked)?;
         let answer = registry.json(registry.request(Method::GET, &path)).await?;
-        let devices = page(&answer).ok_or_else(|| registry.unexpected(&"no list of devices"))?;
-        after = answer["next"].as_str().map(str::to_owned).or_else(|| {
-            let last = devices.last().and_then(|device| device["device"].as_str());
-            last.filter(|_| u64::try_from(devices.len()).is_ok_and(|n| n == asked))
-                .filter(|_| answer.get("next").is_none())
-                .map(str::to_owned)
-        });
+        let devices = answer["devices"].as_array();
+        let devices = devices.ok_or_else(|| registry.unexpected(&"no list of devices"))?;
+        after = answer["next"].as_str().map(str::to_owned);
         for device in devices {
             left = left.saturating_sub(1);
             if global.json {
@@ -238,11 +233,6 @@ pub async fn list(args: &List, global: &Global) -> Outcome {
         anstream::eprintln!("there are more: add --after {after}, or --limit 0 for all");
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The devices of one page: an array, alone or as `devices`.
-fn page(answer: &Value) -> Option<&Vec<Value>> {
-    answer.as_array().or_else(|| answer["devices"].as_array())
 }
 
 fn list_path(args: &List, after: Option<&str>, limit: u64) -> Result<String, Failure> {

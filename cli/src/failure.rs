@@ -71,6 +71,15 @@ impl Failure {
         self
     }
 
+    /// The same, where it keeps a question from being answered: 2, not 1.
+    #[must_use]
+    pub fn into_usage(self) -> Self {
+        Self {
+            kind: Kind::Usage,
+            ..self
+        }
+    }
+
     /// The exit status.
     pub fn status(&self) -> ExitCode {
         match self.kind {

@@ -16,6 +16,7 @@ mod output;
 mod provision;
 mod serve;
 mod source;
+mod surroundings;
 
 use std::process::ExitCode;
 
