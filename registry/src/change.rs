@@ -81,7 +81,7 @@ pub(crate) struct Changed {
 #[derive(Debug)]
 pub(crate) enum Claimed {
     /// It is the account's now.
-    Claimed(Box<Device>),
+    Won(Box<Device>),
     /// Unknown code, wrong secret, used secret, or a device that cannot be claimed now: the caller
     /// does not learn which.
     Refused,
@@ -278,7 +278,7 @@ impl Writing<'_> {
                 revisions: Some((revision, revision)),
             })
             .await?;
-            return Ok(Claimed::Claimed(Box::new(device)));
+            return Ok(Claimed::Won(Box::new(device)));
         }
         self.refuse(code, since).await?;
         self.audit(Entry {

@@ -357,7 +357,7 @@ mod tests {
         let renamed = dir.identity(&more, now()).unwrap();
         assert_ne!(renamed.certificate_pem, first.certificate_pem);
         assert_eq!(dir.identity(&more, now()).unwrap().made, []);
-        let late = now().after(LEAF_VALIDITY - Duration::from_secs(24 * 3600));
+        let late = now().after(LEAF_VALIDITY.saturating_sub(Duration::from_hours(24)));
         let renewed = dir.identity(&more, late).unwrap();
         assert_ne!(renewed.certificate_pem, renamed.certificate_pem);
         assert_eq!(

@@ -62,6 +62,10 @@ pub struct Released {
     pub claim_secret: String,
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands a reference over"
+)]
 fn write_state<S: Serializer>(state: &BindingState, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(state.as_str())
 }

@@ -2,7 +2,7 @@
 
 use core::fmt::Display;
 use core::str::FromStr;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use futures_util::FutureExt as _;
 use medbind_core::binding::{Binding, BindingState, DeviceClass, Epoch, Pins};
@@ -11,10 +11,9 @@ use medbind_core::feed::binding_line;
 use medbind_core::identity::DeviceId;
 use medbind_core::time::Timestamp;
 use serde::Deserialize;
-use sqlx::Row as _;
 
 use crate::change::{Cause, Entry};
-use crate::device::pins_octets;
+use crate::device::{Device, device_columns, pins_octets};
 use crate::history::hex;
 use crate::store::{Store, StoreError, Writing};
 
@@ -30,6 +29,27 @@ pub(crate) struct Enrolment {
     pins: Pins,
     #[serde(default)]
     expires_at: Option<Timestamp>,
+}
+
+impl Enrolment {
+    /// Whether the device was enrolled with the same.
+    fn is_same_as(&self, known: &Device) -> bool {
+        let Self {
+            device,
+            code,
+            secret_hash,
+            class,
+            pins,
+            expires_at,
+        } = self;
+        let binding = &known.binding;
+        *device == binding.device
+            && *code == known.code
+            && *secret_hash == known.secret_hash
+            && Some(class) == binding.class.as_ref()
+            && *pins == binding.pins
+            && *expires_at == binding.expires_at
+    }
 }
 
 /// The columns of a CSV file, those first that must be there.
@@ -85,19 +105,24 @@ pub(crate) struct BadLine {
 pub(crate) struct Enrolled {
     /// How many devices entered.
     pub imported: u64,
+    /// How many were there before the import began, and are the same.
+    pub unchanged: u64,
     /// Those that did not.
     pub rejected: Vec<BadLine>,
 }
 
 impl Store {
-    /// Enrols a batch in one transaction. A device that is there already, in the database or in an
-    /// earlier line, is rejected, and so is a code that another device has.
+    /// Enrols a batch in one transaction. A device that an earlier line names is rejected, and so
+    /// is a code that another device has. A device that was enrolled before the import `begun` is
+    /// left as it is where the line says the same, so that an import can be repeated, and rejected
+    /// where it does not.
     pub async fn enrol(
         &self,
         batch: Vec<(u64, Enrolment)>,
+        begun: Timestamp,
         cause: Cause,
     ) -> Result<Enrolled, StoreError> {
-        self.write(move |writing| async move { writing.enrol(batch, &cause).await }.boxed())
+        self.write(move |writing| async move { writing.enrol(batch, begun, &cause).await }.boxed())
             .await
     }
 }
@@ -106,9 +131,14 @@ impl Writing<'_> {
     async fn enrol(
         &mut self,
         batch: Vec<(u64, Enrolment)>,
+        begun: Timestamp,
         cause: &Cause,
     ) -> Result<Enrolled, StoreError> {
-        let (accepted, rejected) = self.sort_out(batch).await?;
+        let Sorted {
+            accepted,
+            unchanged,
+            rejected,
+        } = self.sort_out(batch, begun).await?;
         let mut rows = Vec::with_capacity(accepted.len());
         let mut changes = Vec::with_capacity(accepted.len());
         let first = self.head.revision.saturating_add(1);
@@ -133,7 +163,7 @@ impl Writing<'_> {
                 enrolment.expires_at.map(Timestamp::unix_millis),
                 hex(&pins_octets(&enrolment.pins)),
                 revision,
-                self.pseudonym_key.pseudonym(&enrolment.device),
+                self.pseudonym_key.pseudonym(&enrolment.device).to_string(),
             ));
             changes.push((revision, enrolment.device.as_str(), hex(&self.head.hash)));
         }
@@ -154,7 +184,11 @@ impl Writing<'_> {
             .await?;
         }
         let imported = u64::try_from(accepted.len()).unwrap_or(u64::MAX);
-        Ok(Enrolled { imported, rejected })
+        Ok(Enrolled {
+            imported,
+            unchanged,
+            rejected,
+        })
     }
 
     /// One statement for a whole batch: the rows travel as one JSON text.
@@ -163,9 +197,6 @@ impl Writing<'_> {
         rows: &impl serde::Serialize,
         changes: &impl serde::Serialize,
     ) -> Result<(), StoreError> {
-        let json = |value: Result<String, _>| {
-            value.map_err(|_: serde_json::Error| StoreError::Corrupt("a batch"))
-        };
         sqlx::query(
             "INSERT INTO devices (device, code, secret_hash, secret_used, state, account, class, \
              epoch, owned, expires_at, pins, revision, pseudonym, enrolled_at, changed_at) \
@@ -173,7 +204,7 @@ impl Writing<'_> {
              value ->> 3, 1, 0, value ->> 4, unhex(value ->> 5), value ->> 6, value ->> 7, ?2, ?2 \
              FROM json_each(?1)",
         )
-        .bind(json(serde_json::to_string(rows))?)
+        .bind(json(rows)?)
         .bind(self.now.unix_millis())
         .execute(&mut *self.tx)
         .await?;
@@ -181,7 +212,7 @@ impl Writing<'_> {
             "INSERT INTO changes (revision, device, at, hash) \
              SELECT value ->> 0, value ->> 1, ?2, unhex(value ->> 2) FROM json_each(?1)",
         )
-        .bind(json(serde_json::to_string(changes))?)
+        .bind(json(changes)?)
         .bind(self.now.unix_millis())
         .execute(&mut *self.tx)
         .await?;
@@ -192,54 +223,90 @@ impl Writing<'_> {
     async fn sort_out(
         &mut self,
         batch: Vec<(u64, Enrolment)>,
-    ) -> Result<(Vec<Enrolment>, Vec<BadLine>), StoreError> {
-        let json = |texts: Vec<&str>| {
-            serde_json::to_string(&texts).map_err(|_| StoreError::Corrupt("a batch"))
-        };
-        let devices = json(batch.iter().map(|(_, one)| one.device.as_str()).collect())?;
-        let codes = json(batch.iter().map(|(_, one)| one.code.canonical()).collect())?;
-        let taken = sqlx::query(
-            "SELECT d.device, d.code FROM json_each(?1) j JOIN devices d ON d.device = j.value \
-             UNION \
-             SELECT d.device, d.code FROM json_each(?2) j JOIN devices d ON d.code = j.value",
-        )
-        .bind(devices)
-        .bind(codes)
-        .fetch_all(&mut *self.tx)
-        .await?;
-        // The line that a device or code was seen on; `None`: in the database.
-        let mut seen_devices: HashMap<String, Option<u64>> = HashMap::new();
-        let mut seen_codes: HashMap<String, Option<u64>> = HashMap::new();
-        for row in taken {
-            seen_devices.insert(row.try_get(0)?, None);
-            seen_codes.insert(row.try_get(1)?, None);
-        }
-        let mut accepted = Vec::with_capacity(batch.len());
-        let mut rejected = Vec::new();
+        begun: Timestamp,
+    ) -> Result<Sorted, StoreError> {
+        let known = self.known_devices(&batch).await?;
+        let taken_codes = self.taken_codes(&batch).await?;
+        // The lines that devices and codes of this batch stand on.
+        let mut devices: HashMap<String, u64> = HashMap::new();
+        let mut codes: HashMap<String, u64> = HashMap::new();
+        let mut sorted = Sorted::default();
         for (line, enrolment) in batch {
             let device = enrolment.device.as_str();
             let code = enrolment.code.canonical();
-            let error = match (seen_devices.get(device), seen_codes.get(code)) {
-                (Some(Some(first)), _) => {
-                    Some(format!("device {device} stands on line {first} too"))
+            let error = if let Some(known) = known.get(device) {
+                if known.enrolled_at < begun && enrolment.is_same_as(known) {
+                    sorted.unchanged = sorted.unchanged.saturating_add(1);
+                    continue;
                 }
-                (Some(None), _) => Some(format!("device {device} is enrolled already")),
-                (None, Some(Some(first))) => Some(format!(
-                    "the code of device {device} is that of line {first} too"
-                )),
-                (None, Some(None)) => {
-                    Some(format!("the code of device {device} is another device's"))
-                }
-                (None, None) => None,
+                Some(format!("device {device} is enrolled already"))
+            } else if let Some(first) = devices.get(device) {
+                Some(format!("device {device} stands on line {first} too"))
+            } else if taken_codes.contains(code) {
+                Some(format!("the code of device {device} is another device's"))
+            } else {
+                let first = codes.get(code);
+                first
+                    .map(|first| format!("the code of device {device} is that of line {first} too"))
             };
             if let Some(error) = error {
-                rejected.push(BadLine { line, error });
+                sorted.rejected.push(BadLine { line, error });
                 continue;
             }
-            seen_devices.insert(device.to_owned(), Some(line));
-            seen_codes.insert(code.to_owned(), Some(line));
-            accepted.push(enrolment);
+            devices.insert(device.to_owned(), line);
+            codes.insert(code.to_owned(), line);
+            sorted.accepted.push(enrolment);
         }
-        Ok((accepted, rejected))
+        Ok(sorted)
     }
+
+    /// The devices of a batch that are there already.
+    async fn known_devices(
+        &mut self,
+        batch: &[(u64, Enrolment)],
+    ) -> Result<HashMap<String, Device>, StoreError> {
+        let texts: Vec<&str> = batch.iter().map(|(_, one)| one.device.as_str()).collect();
+        let rows = sqlx::query(concat!(
+            "SELECT ",
+            device_columns!(),
+            // CROSS JOIN: the batch is walked, not the table.
+            " FROM json_each(?1) batch CROSS JOIN devices WHERE device = batch.value"
+        ))
+        .bind(json(&texts)?)
+        .fetch_all(&mut *self.tx)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                let device = Device::from_row(row)?;
+                Ok((device.binding.device.as_str().to_owned(), device))
+            })
+            .collect()
+    }
+
+    /// The codes of a batch that devices have already.
+    async fn taken_codes(
+        &mut self,
+        batch: &[(u64, Enrolment)],
+    ) -> Result<HashSet<String>, StoreError> {
+        let texts: Vec<&str> = batch.iter().map(|(_, one)| one.code.canonical()).collect();
+        let codes = sqlx::query_scalar(
+            "SELECT code FROM json_each(?1) batch CROSS JOIN devices WHERE code = batch.value",
+        )
+        .bind(json(&texts)?)
+        .fetch_all(&mut *self.tx)
+        .await?;
+        Ok(codes.into_iter().collect())
+    }
+}
+
+/// A batch, sorted.
+#[derive(Debug, Default)]
+struct Sorted {
+    accepted: Vec<Enrolment>,
+    unchanged: u64,
+    rejected: Vec<BadLine>,
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|_| StoreError::Corrupt("a batch"))
 }

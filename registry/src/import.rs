@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{Stream, StreamExt as _, stream};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use medbind_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -21,7 +22,7 @@ const BATCH_LINES: usize = 5_000;
 /// The longest line, in octets.
 const MAX_LINE_OCTETS: usize = 16 << 10;
 /// A client that sends nothing for so long is gone.
-const STALLED: Duration = Duration::from_secs(60);
+const STALLED: Duration = Duration::from_mins(1);
 /// How many messages wait for a client that sends everything before it reads anything.
 const ANSWERS_AHEAD: usize = 1_024;
 
@@ -42,6 +43,9 @@ pub enum ImportLine {
         imported: u64,
         /// How many lines were not.
         rejected: u64,
+        /// How many were there before, and are the same.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        unchanged: u64,
         /// Whether the whole stream was read.
         done: bool,
         /// Why not.
@@ -53,6 +57,14 @@ pub enum ImportLine {
         /// How many devices were enrolled.
         imported: u64,
     },
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands a reference over"
+)]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 #[derive(Clone, Debug)]
@@ -97,13 +109,16 @@ pub(crate) async fn import(
         actor: caller.to_string(),
         reason: None,
     };
+    let begun = app.store.now();
     tokio::spawn(async move {
         let mut import = Import {
             app,
             cause,
             answers,
             reader: Reader::new(format),
+            begun,
             imported: 0,
+            unchanged: 0,
             rejected: 0,
         };
         let error = import.run(body).await.err();
@@ -123,7 +138,9 @@ struct Import {
     cause: Cause,
     answers: mpsc::Sender<Bytes>,
     reader: Reader,
+    begun: Timestamp,
     imported: u64,
+    unchanged: u64,
     rejected: u64,
 }
 
@@ -137,7 +154,7 @@ impl Import {
             match next_chunk(&mut chunks).await {
                 Ok(Some(chunk)) => {
                     let mut rest = chunk.as_ref();
-                    while let Some((line, after)) = lines.take(rest, self.reader.max_octets()) {
+                    while let Some((line, after)) = lines.take(rest, MAX_LINE_OCTETS) {
                         rest = after;
                         batch.push(line);
                         if batch.len() >= BATCH_LINES {
@@ -198,7 +215,7 @@ impl Import {
             let enrolled = self
                 .app
                 .store
-                .enrol(good, self.cause.clone())
+                .enrol(good, self.begun, self.cause.clone())
                 .await
                 .map_err(|error| {
                     let problem = Problem::from(error);
@@ -210,6 +227,7 @@ impl Import {
                     words
                 })?;
             self.imported = self.imported.saturating_add(enrolled.imported);
+            self.unchanged = self.unchanged.saturating_add(enrolled.unchanged);
             bad.extend(enrolled.rejected);
         }
         bad.sort_by_key(|bad| bad.line);
@@ -241,6 +259,7 @@ impl Import {
         tracing::info!(
             actor = self.cause.actor,
             imported = self.imported,
+            unchanged = self.unchanged,
             rejected = self.rejected,
             error,
             "import ended"
@@ -248,6 +267,7 @@ impl Import {
         let done = ImportLine::Done {
             imported: self.imported,
             rejected: self.rejected,
+            unchanged: self.unchanged,
             done: error.is_none(),
             error,
         };
@@ -339,10 +359,6 @@ impl Reader {
             unusable: false,
             object: Vec::new(),
         }
-    }
-
-    const fn max_octets(&self) -> usize {
-        MAX_LINE_OCTETS
     }
 
     /// What a line says; `None` for an empty one and for the columns of a CSV file.
@@ -497,7 +513,7 @@ mod tests {
             .zip(1..)
             .map(|(text, number)| Line {
                 number,
-                octets: text.map(|text| text.into()),
+                octets: text.map(Into::into),
             })
             .collect();
         for cut in 0..body.len() {

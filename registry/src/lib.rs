@@ -1,6 +1,6 @@
 //! The registry: devices, accounts, claims, and the change feed to the edge.
 //!
-//! [`start`] runs it on TLS with SQLite in a directory; `medbind serve` is a thin face of it.
+//! [`start`] runs it on TLS with `SQLite` in a directory; `medbind serve` is a thin face of it.
 
 mod change;
 mod clock;
@@ -15,7 +15,6 @@ mod metrics;
 mod operator;
 pub mod pki;
 mod problem;
-mod pseudonym;
 pub mod role;
 mod routes;
 mod server;

@@ -155,7 +155,7 @@ pub(crate) async fn claim(
         reason: None,
     };
     match app.store.claim(claim, cause).await? {
-        Claimed::Claimed(device) => {
+        Claimed::Won(device) => {
             app.metrics.claims.add();
             Ok(Json(device.into_record()))
         }

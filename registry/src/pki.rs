@@ -23,11 +23,11 @@ use x509_cert::ext::pkix::name::GeneralName;
 use crate::role::Role;
 
 /// How long a new CA certificate is valid: ten years.
-pub const CA_VALIDITY: Duration = Duration::from_secs(3650 * 24 * 3600);
+pub const CA_VALIDITY: Duration = Duration::from_hours(3650 * 24);
 /// How long a new server, edge or operator certificate is valid: 825 days.
-pub const LEAF_VALIDITY: Duration = Duration::from_secs(825 * 24 * 3600);
+pub const LEAF_VALIDITY: Duration = Duration::from_hours(825 * 24);
 /// A certificate that ends sooner than this is worth a warning: 30 days.
-pub const NEAR_EXPIRY: Duration = Duration::from_secs(30 * 24 * 3600);
+pub const NEAR_EXPIRY: Duration = Duration::from_hours(30 * 24);
 /// Certificates begin this much before they are made, for clocks that lag: one hour.
 const BACKDATE_SECONDS: i64 = 3600;
 

@@ -34,9 +34,9 @@ use crate::store::{OpenError, Store};
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the head of a request may take, or a connection idle: without a certificate, and with.
 const ANONYMOUS_IDLE: Duration = Duration::from_secs(10);
-const KNOWN_IDLE: Duration = Duration::from_secs(120);
+const KNOWN_IDLE: Duration = Duration::from_mins(2);
 /// A connection is ended after this, so that certificates are looked at again.
-const CONNECTION_LIFE: Duration = Duration::from_secs(3600);
+const CONNECTION_LIFE: Duration = Duration::from_hours(1);
 /// A stop waits so long for requests that run.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEADER_OCTETS: u32 = 32 << 10;
@@ -319,12 +319,11 @@ impl Server {
             () = stopped(&mut stopping) => None,
             () = tokio::time::sleep(CONNECTION_LIFE) => None,
         };
-        let ended = match ended {
-            Some(ended) => ended,
-            None => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
+        let ended = if let Some(ended) = ended {
+            ended
+        } else {
+            connection.as_mut().graceful_shutdown();
+            connection.await
         };
         if let Err(error) = ended {
             tracing::debug!("connection: {error}");

@@ -5,9 +5,7 @@ use core::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use axum::response::IntoResponse;
-use base64ct::{Base64UrlUnpadded, Encoding as _};
 use http::{StatusCode, header};
-use serde::Serialize;
 use sqlx::Row as _;
 
 use crate::problem::Problem;
@@ -50,21 +48,8 @@ pub(crate) async fn metrics(State(app): State<App>) -> Result<impl IntoResponse,
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text))
 }
 
-/// The answer to `GET /v1/edge/pseudonym-key`.
-#[derive(Serialize)]
-struct Key<'a> {
-    id: &'a str,
-    /// base64url without padding (RFC 4648, 5), 32 octets.
-    key: String,
-}
-
 /// `GET /v1/edge/pseudonym-key`.
 pub(crate) async fn pseudonym_key(State(app): State<App>) -> impl IntoResponse {
-    let key = app.store.pseudonym_key();
-    let encoded = Base64UrlUnpadded::encode_string(&key.key);
-    Json(Key {
-        id: &key.id,
-        key: encoded,
-    })
-    .into_response()
+    let content_type = [(header::CONTENT_TYPE, "application/json")];
+    (content_type, app.store.pseudonym_key().to_json())
 }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use medbind_core::pseudonym::PseudonymKey;
 use medbind_core::time::Timestamp;
+use sqlx::error::DatabaseError;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
@@ -17,7 +19,6 @@ use tokio::sync::{Mutex, watch};
 
 use crate::clock::Clock;
 use crate::history::{Head, History, Place};
-use crate::pseudonym::PseudonymKey;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 /// `PRAGMA application_id` of our databases, as the first migration sets it.
@@ -60,12 +61,12 @@ pub enum OpenError {
     /// The disk is full.
     #[error("no space is left for the database {}: free some and start again", .0.display())]
     Full(PathBuf),
-    /// Anything else that SQLite says.
+    /// Anything else that `SQLite` says.
     #[error("cannot open the database {}: {source}", path.display())]
     Open {
         /// The database.
         path: PathBuf,
-        /// What SQLite said.
+        /// What `SQLite` said.
         source: sqlx::Error,
     },
 }
@@ -82,13 +83,13 @@ pub(crate) enum StoreError {
     /// A task of the writer ended before its time.
     #[error("the writer ended: {0}")]
     Ended(#[from] tokio::task::JoinError),
-    /// Anything else that SQLite says.
+    /// Anything else that `SQLite` says.
     #[error("database: {0}")]
     Database(sqlx::Error),
 }
 
 fn is_full(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
+    let code = error.as_database_error().and_then(DatabaseError::code);
     code.is_some_and(|code| code == SQLITE_FULL)
 }
 
@@ -343,7 +344,7 @@ fn explain(path: &Path, source: sqlx::Error) -> OpenError {
     if is_full(&source) {
         return OpenError::Full(path);
     }
-    let code = source.as_database_error().and_then(|error| error.code());
+    let code = source.as_database_error().and_then(DatabaseError::code);
     match code.as_deref() {
         // SQLITE_CORRUPT and SQLITE_NOTADB.
         Some("11" | "26") => OpenError::Damaged {
@@ -441,9 +442,15 @@ async fn identity(
     .await
     .map_err(explain)?;
     tx.commit().await.map_err(explain)?;
-    let feed = feed.try_into().map_err(|_| OpenError::Damaged {
+    let damaged = |why: &str| OpenError::Damaged {
         path: path.to_owned(),
-        why: "the history's name".to_owned(),
-    })?;
-    Ok((History::from_octets(feed), PseudonymKey { id, key }))
+        why: why.to_owned(),
+    };
+    let feed = feed.try_into().map_err(|_| damaged("the history's name"))?;
+    let key = key
+        .try_into()
+        .ok()
+        .and_then(|key| PseudonymKey::new(&id, key).ok())
+        .ok_or_else(|| damaged("the key for pseudonyms"))?;
+    Ok((History::from_octets(feed), key))
 }

@@ -1,13 +1,14 @@
 //! What edges learn: pages, the long poll, heartbeats, forks, the lookup.
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{Registry, device, devices};
 use medbind_core::binding::BindingState;
 use medbind_core::feed::FeedPage;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
+use tokio::time::Instant;
 
 async fn all_pages(caller: &common::Caller, limit: u32) -> Vec<FeedPage> {
     let mut pages: Vec<FeedPage> = vec![caller.feed(&format!("?limit={limit}")).await];
@@ -133,7 +134,7 @@ async fn an_answer_never_outgrows_its_bound() {
         .map(|device| {
             let mut line: Value = serde_json::from_str(&device.line()).unwrap();
             line["pins"] = pins.clone().into();
-            format!("{line}\n")
+            line.to_string() + "\n"
         })
         .collect();
     let answer = operator.import("application/x-ndjson", body).await;
@@ -220,7 +221,7 @@ async fn the_feed_tells_the_registrys_time() {
     let told = registry.edge().feed("").await.header.time;
     let behind = common::now().since(told);
     assert!(
-        behind > Duration::from_secs(7190) && behind < Duration::from_secs(7260),
+        behind > Duration::from_secs(7190) && behind < Duration::from_mins(121),
         "{behind:?}"
     );
 }

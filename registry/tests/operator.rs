@@ -14,6 +14,8 @@ async fn bad_lines_are_reported_by_number_and_the_rest_is_imported() {
     let registry = Registry::new().await;
     let operator = registry.operator();
     operator.enrol(&[device(1)]).await;
+    let mut changed = device(1);
+    changed.secret = device(8).secret;
     let twice = device(3);
     let mut same_code = device(4);
     same_code.code = device(2).code;
@@ -23,7 +25,7 @@ async fn bad_lines_are_reported_by_number_and_the_rest_is_imported() {
         .line()
         .replace("\"class\"", "\"colour\":1,\"class\"");
     let body = [
-        device(1).line(),
+        changed.line(),
         device(2).line(),
         twice.line(),
         "not json".to_owned(),
@@ -66,6 +68,27 @@ async fn bad_lines_are_reported_by_number_and_the_rest_is_imported() {
         .map(|d| d["device"].as_str().unwrap())
         .collect();
     assert_eq!(names, ["acme:SN1", "acme:SN2", "acme:SN3", "acme:SN7"]);
+}
+
+#[tokio::test]
+async fn an_import_may_be_repeated() {
+    let registry = Registry::new().await;
+    let operator = registry.operator();
+    operator.enrol(&devices(0..10)).await;
+    operator.act("acme:SN3", "revoke").await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let body: Vec<String> = devices(0..12)
+        .iter()
+        .map(common::Provisioned::line)
+        .collect();
+    let answer = operator
+        .import("application/x-ndjson", body.join("\n"))
+        .await;
+    let done = json!({"imported": 2, "rejected": 0, "unchanged": 10, "done": true});
+    assert_eq!(answer.last(), Some(&done));
+    let (_, shown) = operator.get("/v1/devices/acme:SN3").await;
+    assert_eq!(shown["state"], "revoked");
+    assert_eq!(registry.edge().feed("").await.header.head, 13);
 }
 
 #[tokio::test]

@@ -93,6 +93,16 @@ async fn a_database_of_a_newer_version_or_of_somebody_else_is_left_alone() {
     drop(registry);
 }
 
+/// A row of the audit.
+type Row = (
+    String,
+    String,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<i64>,
+);
+
 #[tokio::test]
 async fn every_change_is_audited_with_who_and_why() {
     let registry = Registry::new().await;
@@ -110,14 +120,6 @@ async fn every_change_is_audited_with_who_and_why() {
     let database = registry.dir.join(DATABASE_FILE);
     let registry = registry.stop().await;
     let mut connection = open(&database).await;
-    type Row = (
-        String,
-        String,
-        Option<String>,
-        Option<String>,
-        Option<String>,
-        Option<i64>,
-    );
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT actor, action, device, account, reason, last_revision FROM audit ORDER BY id",
     )
@@ -166,10 +168,7 @@ async fn a_full_disk_refuses_changes_and_goes_on_answering() {
     limited.max_database_pages = Some(u32::try_from(pages).unwrap() + 2);
     let registry = registry.start_with(limited).await;
     let operator = registry.operator();
-    let body: String = common::devices(10..3000)
-        .iter()
-        .map(|device| device.line() + "\n")
-        .collect();
+    let body = common::body_of(&common::devices(10..3000));
     let answer = operator.import("application/x-ndjson", body).await;
     let last = answer.last().unwrap();
     assert_eq!(

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 pub struct Registry {
     pub running: Running,
     pub dir: PathBuf,
-    _scratch: Option<tempfile::TempDir>,
+    scratch: Option<tempfile::TempDir>,
 }
 
 pub fn config(dir: &Path) -> Config {
@@ -33,7 +33,7 @@ impl Registry {
     pub async fn new() -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let mut registry = Self::open(&scratch.path().join("data")).await;
-        registry._scratch = Some(scratch);
+        registry.scratch = Some(scratch);
         registry
     }
 
@@ -42,7 +42,7 @@ impl Registry {
         Self {
             running,
             dir: dir.to_owned(),
-            _scratch: None,
+            scratch: None,
         }
     }
 
@@ -58,7 +58,7 @@ impl Registry {
             .tls_certs_only([Certificate::from_pem(&ca).unwrap()])
             .https_only(true)
             .no_proxy()
-            .timeout(Duration::from_secs(60))
+            .timeout(Duration::from_mins(1))
     }
 
     fn caller(&self, builder: ClientBuilder) -> Caller {
@@ -100,7 +100,7 @@ impl Registry {
         Self {
             running,
             dir: dir.to_owned(),
-            _scratch: None,
+            scratch: None,
         }
     }
 
@@ -108,10 +108,10 @@ impl Registry {
         let Self {
             running,
             dir,
-            _scratch,
+            scratch,
         } = self;
         running.shutdown().await;
-        Stopped { dir, _scratch }
+        Stopped { dir, scratch }
     }
 
     /// A stop and a start on the same data.
@@ -123,7 +123,7 @@ impl Registry {
 /// A registry's data, while none runs on it.
 pub struct Stopped {
     pub dir: PathBuf,
-    _scratch: Option<tempfile::TempDir>,
+    scratch: Option<tempfile::TempDir>,
 }
 
 impl Stopped {
@@ -137,7 +137,7 @@ impl Stopped {
         Registry {
             running,
             dir: self.dir,
-            _scratch: self._scratch,
+            scratch: self.scratch,
         }
     }
 }
@@ -195,10 +195,7 @@ impl Caller {
     }
 
     pub async fn enrol(&self, devices: &[Provisioned]) {
-        let body: String = devices
-            .iter()
-            .map(|device| format!("{}\n", device.line()))
-            .collect();
+        let body = body_of(devices);
         let answer = self.import("application/x-ndjson", body).await;
         let last = answer.last().unwrap();
         assert_eq!(
@@ -272,6 +269,11 @@ impl Provisioned {
     pub fn secret(&self) -> String {
         self.secret.reveal().to_string()
     }
+}
+
+/// An import's body.
+pub fn body_of(devices: &[Provisioned]) -> String {
+    devices.iter().map(|device| device.line() + "\n").collect()
 }
 
 /// The `n`th device, always the same.
