@@ -838,3 +838,6 @@ fn device_placeholders(matched: Matched<'_>, binding: &Binding) -> Result<(), No
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

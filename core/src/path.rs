@@ -265,6 +265,8 @@ const fn hex_digit(digit: u8) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn decoded(path: &str) -> Vec<String> {
         let path = RequestPath::parse(path).unwrap();

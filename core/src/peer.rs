@@ -25,6 +25,23 @@ pub struct VerifiedPeer {
 }
 
 impl VerifiedPeer {
+    /// A peer without a certificate, for the tests of what comes after.
+    #[cfg(test)]
+    pub(crate) fn for_test(
+        device: &str,
+        pin: Pin,
+        not_before: Timestamp,
+        not_after: Timestamp,
+    ) -> Self {
+        Self {
+            device: device.parse().unwrap(),
+            digest: CertificateDigest::of(device.as_bytes()),
+            pin,
+            not_before,
+            not_after,
+        }
+    }
+
     /// Which device it is.
     pub fn device(&self) -> &DeviceId {
         &self.device

@@ -43,6 +43,8 @@ pub fn problem_document(code: DenyCode, request_id: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
     fn a_problem_document_says_code_and_status_and_no_more() {

@@ -357,6 +357,13 @@ impl Rule {
         self.max_stale
     }
 
+    /// Whether a decision under this rule may need a device: as principal, or named in the path.
+    pub fn concerns_devices(&self) -> bool {
+        self.principals.contains(&Principal::Device)
+            || self.pattern.has(Placeholder::Device)
+            || self.pattern.has(Placeholder::Serial)
+    }
+
     /// Whether path (by its shape) and method fit.
     pub fn fits(&self, method: &str, path: &RequestPath<'_>) -> bool {
         self.fits_method(method) && self.pattern.fits(path)
@@ -409,6 +416,8 @@ impl RuleSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn fits(pattern: &str, path: &str) -> bool {
         let path = RequestPath::parse(path).unwrap();

@@ -182,6 +182,8 @@ fn is_spelling(name: &[u8], of: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
     fn a_client_may_send_no_tag_in_any_spelling() {

@@ -82,6 +82,8 @@ pub fn format_duration(span: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
     fn a_duration_is_a_number_and_its_unit() {

@@ -29,7 +29,7 @@ use crate::tag::{MAX_TAGS, RESERVED_TAGS, TagError, Tags, check_tag_name, check_
 const MAX_ISSUERS: usize = 64;
 const MAX_ACCOUNT_ISSUERS: usize = 64;
 const MAX_METHODS: usize = 32;
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const DAY: Duration = Duration::from_hours(24);
 
 #[derive(Clone, Copy)]
 enum Role {
@@ -167,10 +167,12 @@ fn guard(top: &Object<'_>, problems: &mut Problems) -> GuardConfig {
     let mut warnings = Problems::default();
     let context = RuleContext {
         namespaces: &namespaces,
-        any_accounts: !accounts.is_empty(),
+        // Where `accounts` is wrong itself, that has been told.
+        any_accounts: !accounts.is_empty() || problems.tells_of(&top.path.key("accounts")),
         max_stale: bindings.max_stale,
     };
     let rules = rules(top, &context, &mut warnings, problems);
+    check_issuers_needed(top, &rules, problems);
     let lone_namespace = match namespaces.as_slice() {
         [lone] => Some(Box::from(*lone)),
         _ => None,
@@ -195,7 +197,7 @@ fn guard(top: &Object<'_>, problems: &mut Problems) -> GuardConfig {
     let retry_after = top.duration(
         "retry_after",
         Duration::from_secs(5),
-        &(Duration::from_secs(1)..=Duration::from_secs(3600)),
+        &(Duration::from_secs(1)..=Duration::from_hours(1)),
         problems,
     );
     if retry_after.subsec_nanos() != 0 {
@@ -278,10 +280,23 @@ struct IssuerText<'v> {
     require_client_auth: bool,
 }
 
+const MEND_ISSUERS: &str =
+    "name at least one issuer: its `namespace`, `certificates` and `identity`";
+
+/// A guard whose rules name no device (before probes alone, say) needs no issuer.
+fn check_issuers_needed(top: &Object<'_>, rules: &RuleSet, problems: &mut Problems) {
+    let needed = rules.as_slice().is_empty() || rules.as_slice().iter().any(Rule::concerns_devices);
+    if needed {
+        top.need("issuers", MEND_ISSUERS, problems);
+    }
+}
+
 fn issuers<'v>(top: &Object<'v>, problems: &mut Problems) -> Vec<IssuerText<'v>> {
-    let mend = "name at least one issuer: its `namespace`, `certificates` and `identity`";
+    if top.get("issuers").is_none() {
+        return Vec::new();
+    }
     let mut issuers: Vec<IssuerText<'v>> = Vec::new();
-    for item in needed_list(top, "issuers", MAX_ISSUERS, mend, problems) {
+    for item in needed_list(top, "issuers", MAX_ISSUERS, MEND_ISSUERS, problems) {
         let Some(object) = item.object(&ISSUER, problems) else {
             continue;
         };
@@ -563,13 +578,13 @@ fn bindings(top: &Object<'_>, problems: &mut Problems) -> BindingsConfig {
         max_stale: object.duration(
             "max_stale",
             default.max_stale,
-            &(Duration::from_secs(3)..=Duration::from_secs(7 * 24 * 3600)),
+            &(Duration::from_secs(3)..=Duration::from_hours(7 * 24)),
             problems,
         ),
         negative_ttl: object.duration(
             "negative_ttl",
             default.negative_ttl,
-            &(second..=Duration::from_secs(3600)),
+            &(second..=Duration::from_hours(1)),
             problems,
         ),
         lookup_timeout: object.duration(
@@ -707,6 +722,7 @@ fn accounts(top: &Object<'_>, problems: &mut Problems) -> Vec<AccountIssuer> {
                 "the issuer stands there twice",
                 "keep it once",
             );
+            continue;
         }
         let prefix = object
             .get("prefix")
@@ -824,7 +840,6 @@ fn rules(
     let items = needed_list(top, "rules", MAX_RULES, mend, problems);
     let mut rules: Vec<Rule> = Vec::new();
     for item in items {
-        // A rule that does not read still holds its place, so that indices stay true.
         let rule = rule(&item, context, problems);
         if let Some(rule) = rule {
             let by = rules.iter().position(|earlier| earlier.covers(&rule));
@@ -861,7 +876,7 @@ fn rule(item: &Field<'_>, context: &RuleContext<'_>, problems: &mut Problems) ->
     }
     let tags = tags(&object, problems);
     let max_stale = object.get("max_stale").and_then(|field| {
-        let range = Duration::from_secs(3)..=Duration::from_secs(30 * 24 * 3600);
+        let range = Duration::from_secs(3)..=Duration::from_hours(30 * 24);
         let span = field.duration(&range, problems)?;
         if span < context.max_stale {
             problems.add(

@@ -8,6 +8,8 @@ mod error;
 mod reader;
 mod schema;
 mod settings;
+#[cfg(test)]
+pub(crate) mod tests;
 
 pub use error::{ConfigError, ConfigProblem, FieldPath, FieldSegment};
 pub use schema::{SECTIONS, Section};

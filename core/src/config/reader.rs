@@ -357,18 +357,17 @@ impl<'v> Object<'v> {
 
 fn mend_unknown_key(key: &str, section: &Section) -> String {
     let known = list_words(section.keys.iter().copied());
-    if let Some(meant) = nearest(key, section.keys.iter().copied()) {
-        return format!("did you mean `{meant}`?");
-    }
     let elsewhere = SECTIONS
         .iter()
         .find(|other| other.name != section.name && other.keys.contains(&key));
-    match elsewhere {
-        Some(other) => format!(
+    let meant = nearest(key, section.keys.iter().copied());
+    match (elsewhere, meant) {
+        (Some(other), _) => format!(
             "`{key}` belongs to `{}`; known here are {known}",
             other.name
         ),
-        None => format!("known here are {known}"),
+        (None, Some(meant)) => format!("did you mean `{meant}`?"),
+        (None, None) => format!("known here are {known}"),
     }
 }
 

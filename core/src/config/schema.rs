@@ -137,7 +137,7 @@ pub(super) const SOURCES: [SourceKeys; 6] = [
 ];
 
 /// The word of `known` that `word` was probably meant to be: at most two slips of the pen, and
-/// fewer than half of its letters.
+/// at most half of its letters.
 pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     // Longer than any word of the schema: not worth the arithmetic.
     if word.len() > 64 {
@@ -146,7 +146,7 @@ pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) 
     known
         .into_iter()
         .map(|candidate| (distance(word, candidate), candidate))
-        .filter(|(slips, candidate)| *slips <= 2 && slips.saturating_mul(2) < candidate.len())
+        .filter(|(slips, candidate)| *slips <= 2 && slips.saturating_mul(2) <= candidate.len())
         .min_by_key(|(slips, _)| *slips)
         .map(|(_, candidate)| candidate)
 }
@@ -183,12 +183,15 @@ fn distance(left: &str, right: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
     fn a_slip_of_the_pen_finds_the_word_that_was_meant() {
         for (word, meant) in [
             ("principal", Some("principals")),
             ("Mode", Some("mode")),
+            ("moed", Some("mode")),
             ("ready-path", Some("ready_path")),
             ("isuers", Some("issuers")),
             ("retry_aftr", Some("retry_after")),

@@ -175,26 +175,13 @@ impl Default for BindingsConfig {
         Self {
             preload: true,
             capacity: 1_000_000,
-            max_stale: Duration::from_secs(15 * 60),
+            max_stale: Duration::from_mins(15),
             negative_ttl: Duration::from_secs(10),
             lookup_timeout: Duration::from_millis(50),
-            max_clock_skew: Duration::from_secs(5 * 60),
+            max_clock_skew: Duration::from_mins(5),
             max_waiting: 1_000,
             max_waiting_per_device: 50,
         }
-    }
-}
-
-impl BindingsConfig {
-    /// How long the change feed is asked to wait for a change: 25 s, or a third of `max_stale`
-    /// where that is less, so that a quiet feed's heartbeat comes before its data is stale.
-    pub fn poll_wait(&self) -> Duration {
-        Duration::from_secs(25).min(
-            self.max_stale
-                .checked_div(3)
-                .unwrap_or(Duration::ZERO)
-                .max(Duration::from_secs(1)),
-        )
     }
 }
 
