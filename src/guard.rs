@@ -1,0 +1,727 @@
+//! May this request pass? The guard: it reads facts from the host, has `core` decide, and carries
+//! out what comes back.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::time::Duration;
+
+use medbind_core::cache::{Cache, CacheError, Kept};
+use medbind_core::config::{GuardConfig, LogIdentifiers, Mode};
+use medbind_core::decision::{
+    AccountToken, Decision, Denial, Lookup, Permit, decide, decide_again,
+};
+use medbind_core::deny::{DenyReason, LookupFailure, Unavailable};
+use medbind_core::feed::{LookupAnswer, lookup_path};
+use medbind_core::identity::DeviceId;
+use medbind_core::tag::tag_headers;
+use medbind_core::time::Timestamp;
+
+use crate::asked::Asked;
+use crate::bindings::{LocalBindings, Shared};
+use crate::host::{CallAnswer, Host, LogLevel, RequestMap};
+use crate::live::{Live, UnderWay};
+use crate::lookup::{Joined, Limits, Lookups, Wait, Waiter};
+use crate::peers::{Judge, Peers};
+use crate::pseudonyms::Pseudonyms;
+use crate::reply::{self, Readiness, RetryAfter};
+use crate::request::{Arrived, Request, read_and_strip, strip_trailers};
+use crate::telemetry::{DenyEvent, DenyLine, GuardMetrics, LookupEnd, log_deny};
+use crate::verifier::HostAlgorithms;
+
+/// How often a guard looks whether something has changed. A change is in force one tick after the
+/// synchroniser has written it, and a request under way is cut in the tick that sees it: of the
+/// second that a change may take, the feed's long poll needs next to nothing and this at most a
+/// tenth. A tick that finds nothing new costs one read of shared data.
+pub const TICK: Duration = Duration::from_millis(100);
+/// How often the registry is asked on behalf of one request.
+const MOST_LOOKUPS: u8 = 3;
+
+/// Filter state that access logs and rate limits read: the deny code, or `permit`.
+pub const STATE_DECISION: &str = "medbind_decision";
+/// Filter state: the device's pseudonym; absent where no device is named or the key is not here.
+pub const STATE_DEVICE: &str = "medbind_device";
+/// Filter state: the device's class, on a permit.
+pub const STATE_CLASS: &str = "medbind_class";
+
+/// Whether the host goes on with the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// To the next filter.
+    Continue,
+    /// It waits, or was answered here.
+    Pause,
+}
+
+/// Where a decision is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// In the callback of the request's headers.
+    Arrived,
+    /// After the registry's answer, for a request that may be paused.
+    Answered,
+}
+
+#[derive(Debug)]
+struct State {
+    peers: Peers,
+    bindings: LocalBindings,
+    lookups: Lookups,
+    live: Live,
+    pseudonyms: Pseudonyms,
+}
+
+/// A guard's configuration and everything that one worker remembers for it.
+#[derive(Debug)]
+pub struct Guard<H> {
+    host: H,
+    root: u32,
+    config: GuardConfig,
+    metrics: GuardMetrics,
+    algorithms: HostAlgorithms,
+    /// The context whose callback runs: calls that are made now are answered there.
+    active: Cell<u32>,
+    jitter: Cell<u32>,
+    state: RefCell<State>,
+}
+
+impl<H: Host> Guard<H> {
+    /// A guard for the root context `root`.
+    pub fn new(host: H, root: u32, config: GuardConfig) -> Self {
+        let algorithms = HostAlgorithms::probe(&host);
+        let mode = config.mode.as_str();
+        let metrics = GuardMetrics::define(&host, mode);
+        if config.mode == Mode::Shadow {
+            host.log(
+                LogLevel::Warn,
+                "medbind: this guard runs in shadow mode: it decides, counts and logs, and lets \
+                 every request pass untagged",
+            );
+        }
+        let size = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+        let most_known = size(config.local_table.known_devices);
+        let mut bindings = LocalBindings::new(most_known, config.bindings.max_clock_skew);
+        bindings.refresh(&host);
+        let seed = u32::try_from(host.now().unix_millis() & 0x7FFF_FFFF).unwrap_or(1);
+        Self {
+            root,
+            metrics,
+            algorithms,
+            active: Cell::new(root),
+            jitter: Cell::new(seed.wrapping_add(root) | 1),
+            state: RefCell::new(State {
+                peers: Peers::new(most_known, size(config.local_table.refused)),
+                bindings,
+                lookups: Lookups::new(Limits {
+                    in_all: size(config.bindings.max_waiting),
+                    a_device: size(config.bindings.max_waiting_per_device),
+                }),
+                live: Live::default(),
+                pseudonyms: Pseudonyms::new(most_known),
+            }),
+            config,
+            host,
+        }
+    }
+
+    /// The configuration.
+    pub const fn config(&self) -> &GuardConfig {
+        &self.config
+    }
+
+    /// The algorithms that the host verifies.
+    pub const fn algorithms(&self) -> &HostAlgorithms {
+        &self.algorithms
+    }
+
+    /// How many authenticated and how many refused peers are remembered.
+    pub fn remembered_peers(&self) -> (usize, usize) {
+        let state = self.state.try_borrow();
+        state.map_or((0, 0), |state| state.peers.len())
+    }
+
+    /// How many permitted requests are under way.
+    pub fn under_way(&self) -> usize {
+        self.state.try_borrow().map_or(0, |state| state.live.len())
+    }
+
+    /// The headers of a request.
+    pub fn on_request_headers(&self, context: u32) -> Flow {
+        self.active.set(context);
+        let arrived = match read_and_strip(&self.host, self.config.forward_client_cert) {
+            Ok(arrived) => arrived,
+            // Fail closed, in shadow mode too: what was not stripped would be believed.
+            Err(reason) => return self.refuse_unread(&Request::default(), reason),
+        };
+        if arrived.stripped {
+            self.metrics.stripped(&self.host);
+        }
+        let now = self.host.now();
+        let Ok(mut state) = self.state.try_borrow_mut() else {
+            return self.refuse_unread(&arrived.request, DenyReason::Internal("re-entered"));
+        };
+        if self.asks_readiness(&arrived.request) {
+            let _ = reply::readiness(&self.host, self.readiness(&state, now));
+            return Flow::Pause;
+        }
+        match self.who_asks(&mut state, arrived) {
+            Ok(asked) => self.settle(&mut state, context, asked, Stage::Arrived, None, now),
+            Err((request, reason)) => {
+                let denial = Denial {
+                    reason,
+                    rule: None,
+                    device: None,
+                };
+                self.denied(&mut state, &request, &denial, Stage::Arrived)
+            }
+        }
+    }
+
+    /// The trailers of a request.
+    pub fn on_request_trailers(&self, context: u32) -> Flow {
+        self.active.set(context);
+        match strip_trailers(&self.host, self.config.forward_client_cert) {
+            Ok(stripped) => {
+                if stripped {
+                    self.metrics.stripped(&self.host);
+                }
+                Flow::Continue
+            }
+            Err(_) => {
+                // Fail closed: the headers are gone already, so the request ends here.
+                let _ = self.host.reset_stream();
+                Flow::Pause
+            }
+        }
+    }
+
+    /// The context of a request is gone.
+    pub fn ended(&self, context: u32) {
+        if let Ok(mut state) = self.state.try_borrow_mut() {
+            state.live.remove(context);
+            state.lookups.leave(context);
+        }
+    }
+
+    /// The answer to a call that was made in `context`.
+    pub fn on_call_answer(&self, context: u32, token: u32, headers: usize, body: usize) {
+        self.active.set(context);
+        let now = self.host.now();
+        let Ok(mut state) = self.state.try_borrow_mut() else {
+            return;
+        };
+        if state.pseudonyms.is_waiting_for(token) {
+            let answer = self.host.call_answer(headers, body);
+            state.pseudonyms.answered(&self.host, &answer, now);
+            return;
+        }
+        let Some(device) = state.lookups.device_of(token).cloned() else {
+            return;
+        };
+        let answer = self.host.call_answer(headers, body);
+        let (said, end) = self.read_answer(&device, &answer, now);
+        self.metrics.lookup(&self.host, end);
+        let cut = self.answered(&mut state, &device, said.as_ref(), now);
+        drop(state);
+        self.reset(&cut);
+    }
+
+    /// A tick of the root context.
+    pub fn on_tick(&self) {
+        self.active.set(self.root);
+        let now = self.host.now();
+        let Ok(mut state) = self.state.try_borrow_mut() else {
+            return;
+        };
+        let changed = state.bindings.refresh(&self.host);
+        let ready = self.readiness(&state, now) == Readiness::Ready;
+        self.metrics.ready(&self.host, ready);
+        let registry = self.registry(&state.bindings);
+        if self.config.log_identifiers == LogIdentifiers::Pseudonym
+            && let Some((cluster, authority)) = registry
+        {
+            state.pseudonyms.tick(&self.host, &cluster, &authority, now);
+        }
+        let mut cut = Vec::new();
+        for device in state.lookups.orphans() {
+            if self.call(&mut state, &device, now).is_err() {
+                let failed = Lookup::Failed(LookupFailure::Connection);
+                cut.extend(self.answered(&mut state, &device, Some(&failed), now));
+            }
+        }
+        for device in state.lookups.overdue(now) {
+            let failed = Lookup::Failed(LookupFailure::Timeout);
+            cut.extend(self.answered(&mut state, &device, Some(&failed), now));
+        }
+        cut.extend(self.recheck(&mut state, changed, now));
+        // A reset may call back in at once.
+        drop(state);
+        self.reset(&cut);
+    }
+
+    fn asks_readiness(&self, request: &Request) -> bool {
+        let path = request.path.split('?').next();
+        let asked = self.config.ready_path.as_deref();
+        asked.is_some() && path == asked && matches!(&*request.method, "GET" | "HEAD")
+    }
+
+    fn readiness(&self, state: &State, now: Timestamp) -> Readiness {
+        match state.bindings.freshness(now) {
+            Err(reason) => Readiness::Unavailable(reason),
+            Ok(age) if age > self.config.policy.max_stale() => Readiness::Stale {
+                age_seconds: age.as_secs(),
+            },
+            Ok(_) => Readiness::Ready,
+        }
+    }
+
+    fn who_asks(
+        &self,
+        state: &mut State,
+        arrived: Arrived,
+    ) -> Result<Asked, (Request, DenyReason)> {
+        let judge = Judge {
+            host: &self.host,
+            issuers: &self.config.issuers,
+            key_policy: &self.config.key_policy,
+            algorithms: &self.algorithms,
+            source: self.config.certificate_source,
+            metrics: &self.metrics,
+        };
+        let forwarded = &arrived.forwarded_certificates;
+        let facts = state
+            .peers
+            .recognise(&judge, forwarded)
+            .and_then(|peer| Ok((peer, self.account_token()?)));
+        match facts {
+            Ok((peer, token)) => Ok(Asked {
+                request: arrived.request,
+                peer,
+                token,
+                lookups: 0,
+            }),
+            Err(reason) => Err((arrived.request, reason)),
+        }
+    }
+
+    /// Issuer and subject of the token that Envoy's `jwt_authn` has verified.
+    fn account_token(&self) -> Result<Option<AccountToken>, DenyReason> {
+        if self.config.policy.accounts().as_slice().is_empty() {
+            return Ok(None);
+        }
+        let claim = |name: &str| {
+            let path = [
+                "metadata",
+                "filter_metadata",
+                "envoy.filters.http.jwt_authn",
+                &*self.config.account_metadata,
+                name,
+            ];
+            self.host
+                .property(&path)
+                .map_err(|_| DenyReason::Internal("the verified token cannot be read"))
+                .map(|value| value.and_then(|value| String::from_utf8(value).ok()))
+        };
+        let Some(issuer) = claim("iss")? else {
+            return Ok(None);
+        };
+        let subject = claim("sub")?;
+        Ok(subject.map(|subject| AccountToken { issuer, subject }))
+    }
+
+    /// Decides, and carries it out on the effective context.
+    fn settle(
+        &self,
+        state: &mut State,
+        context: u32,
+        mut asked: Asked,
+        stage: Stage,
+        said: Option<(&DeviceId, &Lookup)>,
+        now: Timestamp,
+    ) -> Flow {
+        let policy = &self.config.policy;
+        let mut bindings = state.bindings.with(&self.host, said);
+        let device = match decide(policy, &asked.facts(), &mut bindings, now) {
+            Decision::Permit(permit) => return self.permitted(state, context, asked, permit, stage),
+            Decision::Deny(denial) => return self.denied(state, &asked.request, &denial, stage),
+            Decision::AskRegistry(device) => device,
+        };
+        asked.lookups = asked.lookups.saturating_add(1);
+        let wait = match self.config.mode {
+            Mode::Enforce => Wait::Paused,
+            Mode::Shadow => Wait::Watched,
+        };
+        let (asked, failed) = match self.ask(state, context, Some(asked), wait, &device, now) {
+            Ok(()) if wait == Wait::Paused => return Flow::Pause,
+            Ok(()) => return Flow::Continue,
+            Err((Some(asked), failed)) => (asked, failed),
+            Err((None, _)) => {
+                let reason = DenyReason::Internal("a request that waited was lost");
+                return self.refuse_unread(&Request::default(), reason);
+            }
+        };
+        let said = Some((&device, &failed));
+        let mut bindings = state.bindings.with(&self.host, said);
+        match decide(policy, &asked.facts(), &mut bindings, now) {
+            Decision::Permit(permit) => self.permitted(state, context, asked, permit, stage),
+            Decision::Deny(denial) => self.denied(state, &asked.request, &denial, stage),
+            Decision::AskRegistry(device) => {
+                // Fail closed: a request that needs yet another device while the registry cannot
+                // be asked.
+                let denial = Denial {
+                    reason: DenyReason::LookupFailed(LookupFailure::Connection),
+                    rule: None,
+                    device: Some(device),
+                };
+                self.denied(state, &asked.request, &denial, stage)
+            }
+        }
+    }
+
+    fn permitted(
+        &self,
+        state: &mut State,
+        context: u32,
+        asked: Asked,
+        permit: Permit,
+        stage: Stage,
+    ) -> Flow {
+        let shadow = self.config.mode == Mode::Shadow;
+        if !shadow {
+            for (name, value) in tag_headers(&permit) {
+                let set = self
+                    .host
+                    .set_header(RequestMap::Headers, name, value.as_bytes());
+                if set.is_err() {
+                    // Fail closed: an upstream must not see half a tag.
+                    let denial = Denial {
+                        reason: DenyReason::Internal("a tag cannot be written"),
+                        rule: permit.rule_index(),
+                        device: permit.device().cloned(),
+                    };
+                    return self.denied(state, &asked.request, &denial, stage);
+                }
+            }
+        }
+        self.metrics.permit(&self.host);
+        if !shadow || stage == Stage::Arrived {
+            let device = self.name(state, permit.device());
+            self.write_state("permit", device.as_deref());
+            if let Some(class) = permit.class() {
+                let _ = self.host.set_filter_state(STATE_CLASS, class.as_str());
+            }
+        }
+        if !shadow && permit.binding().is_some() {
+            state.live.insert(context, UnderWay { asked, permit });
+        }
+        Flow::Continue
+    }
+
+    fn denied(&self, state: &mut State, request: &Request, denial: &Denial, stage: Stage) -> Flow {
+        let code = denial.reason.code();
+        let shadow = self.config.mode == Mode::Shadow;
+        let device = self.name(state, denial.device.as_ref());
+        self.metrics.deny(&self.host, code);
+        let event = if shadow { DenyEvent::Passed } else { DenyEvent::Refused };
+        self.log(event, request, denial, device.as_deref());
+        if !shadow || stage == Stage::Arrived {
+            self.write_state(code.as_str(), device.as_deref());
+        }
+        if shadow {
+            return Flow::Continue;
+        }
+        self.answer(request, &denial.reason);
+        Flow::Pause
+    }
+
+    /// Refuses what could not be read, in either mode.
+    fn refuse_unread(&self, request: &Request, reason: DenyReason) -> Flow {
+        let denial = Denial {
+            reason,
+            rule: None,
+            device: None,
+        };
+        self.metrics.deny(&self.host, denial.reason.code());
+        self.log(DenyEvent::Refused, request, &denial, None);
+        self.answer(request, &denial.reason);
+        Flow::Pause
+    }
+
+    fn answer(&self, request: &Request, reason: &DenyReason) {
+        let id = request.request_id.as_deref();
+        let retry_after = RetryAfter {
+            least: self.config.retry_after,
+            jitter: self.next_jitter(),
+        };
+        let sent = reply::refuse(&self.host, reason.code(), id, request.grpc, retry_after);
+        if sent.is_err() {
+            // Fail closed: it is paused, and ends here without an answer.
+            let _ = self.host.reset_stream();
+        }
+    }
+
+    /// What a device is called in logs and filter state; `None` until the key is here.
+    fn name(&self, state: &mut State, device: Option<&DeviceId>) -> Option<String> {
+        let device = device?;
+        match self.config.log_identifiers {
+            LogIdentifiers::Plain => Some(device.to_string()),
+            LogIdentifiers::Pseudonym => Some(state.pseudonyms.of(device)?.to_string()),
+        }
+    }
+
+    fn log(&self, event: DenyEvent, request: &Request, denial: &Denial, device: Option<&str>) {
+        log_deny(
+            &self.host,
+            &DenyLine {
+                mode: self.config.mode.as_str(),
+                event,
+                reason: &denial.reason,
+                device,
+                rule: denial.rule,
+                request_id: request.request_id.as_deref(),
+            },
+        );
+    }
+
+    fn write_state(&self, decision: &str, device: Option<&str>) {
+        let _ = self.host.set_filter_state(STATE_DECISION, decision);
+        if let Some(device) = device {
+            let _ = self.host.set_filter_state(STATE_DEVICE, device);
+        }
+    }
+
+    fn next_jitter(&self) -> u32 {
+        // xorshift32 (Marsaglia): spreads, and keeps no secret.
+        let mut x = self.jitter.get();
+        x ^= x << 13;
+        x ^= x >> 17;
+        x ^= x << 5;
+        self.jitter.set(x);
+        x
+    }
+
+    /// Where the registry is: by this guard's own configuration, or by the synchroniser's.
+    fn registry(&self, bindings: &LocalBindings) -> Option<(String, String)> {
+        if let Some(registry) = &self.config.registry {
+            return Some((registry.cluster.to_string(), registry.authority.to_string()));
+        }
+        let registry = bindings.view().ok()?.registry()?;
+        Some((registry.cluster.clone(), registry.authority.clone()))
+    }
+
+    /// Lets a request wait for the registry's word on `device`; hands it back with what is to be
+    /// taken for that word where it cannot.
+    fn ask(
+        &self,
+        state: &mut State,
+        context: u32,
+        asked: Option<Asked>,
+        wait: Wait,
+        device: &DeviceId,
+        now: Timestamp,
+    ) -> Result<(), (Option<Asked>, Lookup)> {
+        if asked.as_ref().is_some_and(|asked| asked.lookups > MOST_LOOKUPS) {
+            return Err((asked, Lookup::Failed(LookupFailure::Answer)));
+        }
+        let waiter = Waiter {
+            context,
+            wait,
+            asked,
+        };
+        match state.lookups.join(device, waiter) {
+            Joined::Waits => Ok(()),
+            Joined::Full(waiter) => Err((waiter.asked, Lookup::Unavailable(Unavailable::Busy))),
+            Joined::Calls => {
+                let called = self.call(state, device, now);
+                // The calls that follow act on the request again.
+                let _ = self.host.set_effective_context(context);
+                let Err(failure) = called else {
+                    return Ok(());
+                };
+                let own = state.lookups.withdraw(device);
+                Err((own.and_then(|waiter| waiter.asked), Lookup::Failed(failure)))
+            }
+        }
+    }
+
+    /// Makes the call for `device`, to be answered in the context whose callback runs.
+    fn call(
+        &self,
+        state: &mut State,
+        device: &DeviceId,
+        now: Timestamp,
+    ) -> Result<(), LookupFailure> {
+        let caller = self.active.get();
+        let timeout = self.config.bindings.lookup_timeout;
+        let (cluster, authority) = self
+            .registry(&state.bindings)
+            .ok_or(LookupFailure::Connection)?;
+        self.host
+            .set_effective_context(caller)
+            .map_err(|_| LookupFailure::Connection)?;
+        let token = self
+            .host
+            .get(&cluster, &authority, &lookup_path(device), timeout)
+            .map_err(|_| LookupFailure::Connection)?;
+        state.lookups.called(device, token, caller, now, timeout);
+        Ok(())
+    }
+
+    /// What the registry's answer says of `device`; `None` where the cache has it now, or the
+    /// registry has to be asked again.
+    fn read_answer(
+        &self,
+        device: &DeviceId,
+        answer: &CallAnswer,
+        now: Timestamp,
+    ) -> (Option<Lookup>, LookupEnd) {
+        let failed = |failure| (Some(Lookup::Failed(failure)), LookupEnd::Failed);
+        match answer.status {
+            Some(200) => {}
+            // What the host answers itself where nobody did in time, or nobody is there.
+            Some(504) => return failed(LookupFailure::Timeout),
+            Some(503) => return failed(LookupFailure::Connection),
+            Some(_) | None => return failed(LookupFailure::Answer),
+        }
+        let Ok(answer) = LookupAnswer::parse(&answer.body, device) else {
+            return failed(LookupFailure::Answer);
+        };
+        let end = match answer.binding {
+            Some(_) => LookupEnd::Found,
+            None => LookupEnd::Absent,
+        };
+        let ttl = self.config.bindings.negative_ttl;
+        match Cache::new(&Shared(&self.host)).insert_lookup(now, &answer, ttl) {
+            Ok(Kept::Stored | Kept::Overtaken) => (None, end),
+            Ok(Kept::NoRoom) => {
+                let said = answer
+                    .binding
+                    .map_or(Lookup::Absent, |binding| Lookup::Found(Arc::new(binding)));
+                (Some(said), end)
+            }
+            Err(CacheError::Unavailable(reason)) => {
+                (Some(Lookup::Unavailable(reason)), LookupEnd::Failed)
+            }
+            // Fail closed: whether the feed has gone past the answer cannot be said.
+            Err(CacheError::Superseded | CacheError::Contended | CacheError::Host) => {
+                failed(LookupFailure::Answer)
+            }
+        }
+    }
+
+    /// Decides for everyone who waited for `device`. Gives the contexts that are to be reset.
+    fn answered(
+        &self,
+        state: &mut State,
+        device: &DeviceId,
+        said: Option<&Lookup>,
+        now: Timestamp,
+    ) -> Vec<u32> {
+        let said = said.map(|said| (device, said));
+        let mut cut = Vec::new();
+        for waiter in state.lookups.finish(device) {
+            let context = waiter.context;
+            match (waiter.wait, waiter.asked) {
+                (Wait::Paused, Some(asked)) => {
+                    if self.host.set_effective_context(context).is_err() {
+                        continue;
+                    }
+                    let flow = self.settle(state, context, asked, Stage::Answered, said, now);
+                    if flow == Flow::Continue {
+                        let _ = self.host.resume_request();
+                    }
+                }
+                (Wait::Watched, Some(asked)) => {
+                    self.settle(state, context, asked, Stage::Answered, said, now);
+                }
+                (Wait::UnderWay, _) => {
+                    if self.recheck_one(state, context, said, now) {
+                        cut.push(context);
+                    }
+                }
+                (Wait::Paused | Wait::Watched, None) => {}
+            }
+        }
+        cut
+    }
+
+    /// Decides again for the requests under way, where something may have changed. Gives the
+    /// contexts that are to be reset.
+    fn recheck(&self, state: &mut State, changed: bool, now: Timestamp) -> Vec<u32> {
+        if state.live.is_empty() {
+            return Vec::new();
+        }
+        let max_stale = self.config.policy.max_stale();
+        let fresh = matches!(state.bindings.freshness(now), Ok(age) if age <= max_stale);
+        if !changed && fresh && !state.live.is_due(now) {
+            return Vec::new();
+        }
+        let contexts: Vec<u32> = state.live.iter().map(|(context, _)| context).collect();
+        let mut cut = Vec::new();
+        for context in contexts {
+            if self.recheck_one(state, context, None, now) {
+                cut.push(context);
+            }
+        }
+        state.live.count_down();
+        cut
+    }
+
+    /// Decides again for one request under way; `true` where it has to end.
+    fn recheck_one(
+        &self,
+        state: &mut State,
+        context: u32,
+        said: Option<(&DeviceId, &Lookup)>,
+        now: Timestamp,
+    ) -> bool {
+        let policy = &self.config.policy;
+        let Some(one) = state.live.get_mut(context) else {
+            return false;
+        };
+        let mut bindings = state.bindings.with(&self.host, said);
+        let facts = one.asked.facts();
+        let denial = match decide_again(&one.permit, policy, &facts, &mut bindings, now) {
+            Decision::Permit(permit) => {
+                one.permit = permit;
+                one.asked.lookups = 0;
+                return false;
+            }
+            Decision::Deny(denial) => denial,
+            Decision::AskRegistry(device) if state.lookups.has_under_way(&device, context) => {
+                return false;
+            }
+            Decision::AskRegistry(device) => {
+                one.asked.lookups = one.asked.lookups.saturating_add(1);
+                let again = one.asked.lookups <= MOST_LOOKUPS;
+                let asked = self.ask(state, context, None, Wait::UnderWay, &device, now);
+                if again && asked.is_ok() {
+                    return false;
+                }
+                // Fail closed: whether the permit still holds cannot be found out.
+                Denial {
+                    reason: DenyReason::LookupFailed(LookupFailure::Connection),
+                    rule: None,
+                    device: Some(device),
+                }
+            }
+        };
+        let Some(one) = state.live.remove(context) else {
+            return false;
+        };
+        let device = self.name(state, denial.device.as_ref());
+        self.metrics.cut(&self.host, denial.reason.code());
+        self.log(DenyEvent::Cut, &one.asked.request, &denial, device.as_deref());
+        true
+    }
+
+    fn reset(&self, contexts: &[u32]) {
+        for context in contexts {
+            if self.host.set_effective_context(*context).is_ok() {
+                let _ = self.host.reset_stream();
+            }
+        }
+        if !contexts.is_empty() {
+            let _ = self.host.set_effective_context(self.active.get());
+        }
+    }
+}

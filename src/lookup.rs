@@ -1,0 +1,333 @@
+//! Who waits for the registry's word on which device? One call for each device and worker, however
+//! many requests wait for it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use medbind_core::identity::DeviceId;
+use medbind_core::time::Timestamp;
+
+use crate::asked::Asked;
+
+/// How much later than its deadline a call that says nothing is given up.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What is to be done with a request when the answer is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// It is paused: decide, then let it go on or refuse it.
+    Paused,
+    /// It has gone on (shadow mode): decide and count.
+    Watched,
+    /// It was permitted and is under way: decide, and cut it where that is a deny.
+    UnderWay,
+}
+
+/// One request that waits.
+#[derive(Debug)]
+pub struct Waiter {
+    /// Its context.
+    pub context: u32,
+    /// What is to be done with it.
+    pub wait: Wait,
+    /// What it asks; `None` where the table of requests under way has it.
+    pub asked: Option<Asked>,
+}
+
+#[derive(Debug)]
+struct Flight {
+    token: Option<u32>,
+    /// The context that made the call, and whose end cancels it.
+    caller: Option<u32>,
+    overdue: Timestamp,
+    waiters: Vec<Waiter>,
+}
+
+/// What became of a request to wait.
+#[derive(Debug)]
+pub enum Joined {
+    /// It waits with others.
+    Waits,
+    /// It waits, and the call is still to be made.
+    Calls,
+    /// Too many wait already.
+    Full(Waiter),
+}
+
+/// How many requests of a worker may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// For any lookup.
+    pub in_all: usize,
+    /// For the lookup of one device.
+    pub a_device: usize,
+}
+
+/// The lookups of one worker that are under way.
+#[derive(Debug)]
+pub struct Lookups {
+    limits: Limits,
+    flights: HashMap<DeviceId, Flight>,
+    tokens: HashMap<u32, DeviceId>,
+    paused: HashMap<u32, DeviceId>,
+    waiting: usize,
+}
+
+impl Lookups {
+    /// None yet.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            flights: HashMap::new(),
+            tokens: HashMap::new(),
+            paused: HashMap::new(),
+            waiting: 0,
+        }
+    }
+
+    /// Lets `waiter` wait for `device`.
+    pub fn join(&mut self, device: &DeviceId, waiter: Waiter) -> Joined {
+        if self.waiting >= self.limits.in_all {
+            return Joined::Full(waiter);
+        }
+        let flight = self.flights.entry(device.clone()).or_insert_with(|| Flight {
+            token: None,
+            caller: None,
+            overdue: Timestamp::MAX,
+            waiters: Vec::new(),
+        });
+        if flight.waiters.len() >= self.limits.a_device {
+            return Joined::Full(waiter);
+        }
+        if waiter.wait == Wait::Paused {
+            self.paused.insert(waiter.context, device.clone());
+        }
+        flight.waiters.push(waiter);
+        self.waiting = self.waiting.saturating_add(1);
+        if flight.token.is_some() {
+            Joined::Waits
+        } else {
+            Joined::Calls
+        }
+    }
+
+    /// The call for `device` was made from `caller`.
+    pub fn called(
+        &mut self,
+        device: &DeviceId,
+        token: u32,
+        caller: u32,
+        now: Timestamp,
+        timeout: Duration,
+    ) {
+        if let Some(flight) = self.flights.get_mut(device) {
+            flight.token = Some(token);
+            flight.caller = Some(caller);
+            flight.overdue = now.after(timeout).after(GRACE);
+            self.tokens.insert(token, device.clone());
+        }
+    }
+
+    /// The device that the call with this token asked about.
+    pub fn device_of(&self, token: u32) -> Option<&DeviceId> {
+        self.tokens.get(&token)
+    }
+
+    /// Ends the lookup of `device`, and gives those who waited for it.
+    pub fn finish(&mut self, device: &DeviceId) -> Vec<Waiter> {
+        let Some(flight) = self.flights.remove(device) else {
+            return Vec::new();
+        };
+        if let Some(token) = flight.token {
+            self.tokens.remove(&token);
+        }
+        for waiter in &flight.waiters {
+            if waiter.wait == Wait::Paused {
+                self.paused.remove(&waiter.context);
+            }
+        }
+        self.waiting = self.waiting.saturating_sub(flight.waiters.len());
+        flight.waiters
+    }
+
+    /// Takes back the waiter that joined last for `device`: the call could not be made. Those who
+    /// waited before go on waiting for one.
+    pub fn withdraw(&mut self, device: &DeviceId) -> Option<Waiter> {
+        let flight = self.flights.get_mut(device)?;
+        let waiter = flight.waiters.pop();
+        if flight.waiters.is_empty() && flight.token.is_none() {
+            self.flights.remove(device);
+        }
+        if let Some(waiter) = &waiter {
+            self.waiting = self.waiting.saturating_sub(1);
+            if waiter.wait == Wait::Paused {
+                self.paused.remove(&waiter.context);
+            }
+        }
+        waiter
+    }
+
+    /// Whether this request, which is under way, waits for `device` already.
+    pub fn has_under_way(&self, device: &DeviceId, context: u32) -> bool {
+        self.flights.get(device).is_some_and(|flight| {
+            flight
+                .waiters
+                .iter()
+                .any(|waiter| waiter.context == context && waiter.wait == Wait::UnderWay)
+        })
+    }
+
+    /// A context ended: it waits no more, and a call that it made will not be answered.
+    pub fn leave(&mut self, context: u32) {
+        if self.flights.is_empty() {
+            return;
+        }
+        if let Some(device) = self.paused.remove(&context)
+            && let Some(flight) = self.flights.get_mut(&device)
+        {
+            let before = flight.waiters.len();
+            flight
+                .waiters
+                .retain(|waiter| waiter.context != context || waiter.wait != Wait::Paused);
+            let left = before.saturating_sub(flight.waiters.len());
+            self.waiting = self.waiting.saturating_sub(left);
+        }
+        let tokens = &mut self.tokens;
+        self.flights.retain(|_, flight| {
+            if flight.caller == Some(context) {
+                flight.caller = None;
+                if let Some(token) = flight.token.take() {
+                    tokens.remove(&token);
+                }
+            }
+            flight.token.is_some() || !flight.waiters.is_empty()
+        });
+    }
+
+    /// The devices whose call has still to be made, since the context that made it ended.
+    pub fn orphans(&self) -> Vec<DeviceId> {
+        let orphans = self.flights.iter().filter(|(_, flight)| flight.token.is_none());
+        orphans.map(|(device, _)| device.clone()).collect()
+    }
+
+    /// The devices whose call has said nothing long past its deadline.
+    pub fn overdue(&self, now: Timestamp) -> Vec<DeviceId> {
+        let overdue = self
+            .flights
+            .iter()
+            .filter(|(_, flight)| flight.token.is_some() && flight.overdue < now);
+        overdue.map(|(device, _)| device.clone()).collect()
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.flights.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(serial: &str) -> DeviceId {
+        DeviceId::new("acme", serial.as_bytes()).unwrap()
+    }
+
+    fn paused(context: u32) -> Waiter {
+        Waiter {
+            context,
+            wait: Wait::Paused,
+            asked: None,
+        }
+    }
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_unix_millis(millis)
+    }
+
+    const LIMITS: Limits = Limits {
+        in_all: 200,
+        a_device: 50,
+    };
+    const TIMEOUT: Duration = Duration::from_millis(50);
+
+    #[test]
+    fn the_first_calls_and_the_others_wait() {
+        let mut lookups = Lookups::new(LIMITS);
+        let a = device("a");
+        assert!(matches!(lookups.join(&a, paused(2)), Joined::Calls));
+        lookups.called(&a, 7, 2, at(0), TIMEOUT);
+        assert!(matches!(lookups.join(&a, paused(3)), Joined::Waits));
+        assert!(matches!(lookups.join(&device("b"), paused(4)), Joined::Calls));
+        assert_eq!(lookups.device_of(7), Some(&a));
+        let contexts: Vec<_> = lookups.finish(&a).iter().map(|w| w.context).collect();
+        assert_eq!(contexts, [2, 3]);
+        assert_eq!(lookups.device_of(7), None);
+        assert!(lookups.finish(&a).is_empty());
+    }
+
+    #[test]
+    fn when_the_caller_ends_the_others_go_on_waiting_for_a_call_of_their_own() {
+        let mut lookups = Lookups::new(LIMITS);
+        let a = device("a");
+        lookups.join(&a, paused(2));
+        lookups.called(&a, 7, 2, at(0), TIMEOUT);
+        lookups.join(&a, paused(3));
+        lookups.leave(2);
+        assert_eq!(lookups.orphans(), [a.clone()]);
+        assert_eq!(lookups.device_of(7), None);
+        assert!(matches!(lookups.join(&a, paused(4)), Joined::Calls));
+        lookups.called(&a, 8, 4, at(0), TIMEOUT);
+        assert!(lookups.orphans().is_empty());
+        lookups.leave(3);
+        lookups.leave(4);
+        assert!(lookups.is_empty());
+        assert_eq!(lookups.waiting, 0);
+    }
+
+    #[test]
+    fn who_could_not_call_is_given_back_and_those_before_go_on_waiting() {
+        let mut lookups = Lookups::new(LIMITS);
+        let a = device("a");
+        lookups.join(&a, paused(2));
+        assert_eq!(lookups.withdraw(&a).map(|w| w.context), Some(2));
+        assert!(lookups.is_empty() && lookups.waiting == 0);
+        lookups.join(&a, paused(2));
+        lookups.called(&a, 7, 2, at(0), TIMEOUT);
+        lookups.join(&a, paused(3));
+        lookups.leave(2);
+        lookups.join(&a, paused(4));
+        assert_eq!(lookups.withdraw(&a).map(|w| w.context), Some(4));
+        assert_eq!(lookups.orphans(), [a]);
+        assert_eq!(lookups.waiting, 1);
+    }
+
+    #[test]
+    fn both_bounds_hold() {
+        let mut lookups = Lookups::new(LIMITS);
+        let a = device("a");
+        let mut context = 0;
+        for _ in 0..LIMITS.a_device {
+            context += 1;
+            assert!(!matches!(lookups.join(&a, paused(context)), Joined::Full(_)));
+        }
+        assert!(matches!(lookups.join(&a, paused(0)), Joined::Full(_)));
+        while lookups.waiting < LIMITS.in_all {
+            context += 1;
+            lookups.join(&device(&context.to_string()), paused(context));
+        }
+        assert!(matches!(lookups.join(&device("b"), paused(0)), Joined::Full(_)));
+        lookups.finish(&a);
+        assert!(!matches!(lookups.join(&device("b"), paused(0)), Joined::Full(_)));
+    }
+
+    #[test]
+    fn a_call_that_says_nothing_is_overdue_after_its_deadline() {
+        let mut lookups = Lookups::new(LIMITS);
+        let a = device("a");
+        lookups.join(&a, paused(2));
+        lookups.called(&a, 7, 2, at(0), TIMEOUT);
+        assert!(lookups.overdue(at(1_050)).is_empty());
+        assert_eq!(lookups.overdue(at(1_051)), [a]);
+    }
+}
