@@ -123,7 +123,9 @@ impl<H: Host> Bindings for LookIn<'_, H> {
         match Cache::new(&Shared(self.host)).lookup(view, device, now) {
             CacheAnswer::Found(binding) => {
                 let binding = Arc::new(binding);
-                self.local.table.insert(device.clone(), Arc::clone(&binding));
+                self.local
+                    .table
+                    .insert(device.clone(), Arc::clone(&binding));
                 Lookup::Found(binding)
             }
             CacheAnswer::Absent => Lookup::Absent,

@@ -53,7 +53,10 @@ mod tests {
             ("", &[]),
             ("By=x;Hash=y", &[]),
             (r#"Hash=y;Cert="one""#, &["one"]),
-            (r#"Cert="one";Subject="CN=a;Cert=\"two\"",cert=three"#, &["one", "three"]),
+            (
+                r#"Cert="one";Subject="CN=a;Cert=\"two\"",cert=three"#,
+                &["one", "three"],
+            ),
             (r#"Hash=y;Cert="a,b;c",Hash=z;Cert="d""#, &["a,b;c", "d"]),
             (r#"Subject="open;Cert=never"#, &[]),
             ("Chain=x;Cert=", &[""]),

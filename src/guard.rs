@@ -341,7 +341,9 @@ impl<H: Host> Guard<H> {
         let policy = &self.config.policy;
         let mut bindings = state.bindings.with(&self.host, said);
         let device = match decide(policy, &asked.facts(), &mut bindings, now) {
-            Decision::Permit(permit) => return self.permitted(state, context, asked, permit, stage),
+            Decision::Permit(permit) => {
+                return self.permitted(state, context, asked, permit, stage);
+            }
             Decision::Deny(denial) => return self.denied(state, &asked.request, &denial, stage),
             Decision::AskRegistry(device) => device,
         };
@@ -421,7 +423,11 @@ impl<H: Host> Guard<H> {
         let shadow = self.config.mode == Mode::Shadow;
         let device = self.name(state, denial.device.as_ref());
         self.metrics.deny(&self.host, code);
-        let event = if shadow { DenyEvent::Passed } else { DenyEvent::Refused };
+        let event = if shadow {
+            DenyEvent::Passed
+        } else {
+            DenyEvent::Refused
+        };
         self.log(event, request, denial, device.as_deref());
         if !shadow || stage == Stage::Arrived {
             self.write_state(code.as_str(), device.as_deref());
@@ -519,7 +525,10 @@ impl<H: Host> Guard<H> {
         device: &DeviceId,
         now: Timestamp,
     ) -> Result<(), (Option<Asked>, Lookup)> {
-        if asked.as_ref().is_some_and(|asked| asked.lookups > MOST_LOOKUPS) {
+        if asked
+            .as_ref()
+            .is_some_and(|asked| asked.lookups > MOST_LOOKUPS)
+        {
             return Err((asked, Lookup::Failed(LookupFailure::Answer)));
         }
         let waiter = Waiter {
@@ -710,7 +719,12 @@ impl<H: Host> Guard<H> {
         };
         let device = self.name(state, denial.device.as_ref());
         self.metrics.cut(&self.host, denial.reason.code());
-        self.log(DenyEvent::Cut, &one.asked.request, &denial, device.as_deref());
+        self.log(
+            DenyEvent::Cut,
+            &one.asked.request,
+            &denial,
+            device.as_deref(),
+        );
         true
     }
 

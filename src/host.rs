@@ -325,10 +325,8 @@ mod envoy {
                     status: code,
                     headers,
                     body,
-                } => {
-                    hostcalls::send_http_response(u32::from(code), headers.to_vec(), Some(body))
-                        .map_err(status)
-                }
+                } => hostcalls::send_http_response(u32::from(code), headers.to_vec(), Some(body))
+                    .map_err(status),
                 LocalReply::Grpc {
                     status: code,
                     message,

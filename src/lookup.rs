@@ -90,12 +90,15 @@ impl Lookups {
         if self.waiting >= self.limits.in_all {
             return Joined::Full(waiter);
         }
-        let flight = self.flights.entry(device.clone()).or_insert_with(|| Flight {
-            token: None,
-            caller: None,
-            overdue: Timestamp::MAX,
-            waiters: Vec::new(),
-        });
+        let flight = self
+            .flights
+            .entry(device.clone())
+            .or_insert_with(|| Flight {
+                token: None,
+                caller: None,
+                overdue: Timestamp::MAX,
+                waiters: Vec::new(),
+            });
         if flight.waiters.len() >= self.limits.a_device {
             return Joined::Full(waiter);
         }
@@ -206,7 +209,10 @@ impl Lookups {
 
     /// The devices whose call has still to be made, since the context that made it ended.
     pub fn orphans(&self) -> Vec<DeviceId> {
-        let orphans = self.flights.iter().filter(|(_, flight)| flight.token.is_none());
+        let orphans = self
+            .flights
+            .iter()
+            .filter(|(_, flight)| flight.token.is_none());
         orphans.map(|(device, _)| device.clone()).collect()
     }
 
@@ -258,7 +264,10 @@ mod tests {
         assert!(matches!(lookups.join(&a, paused(2)), Joined::Calls));
         lookups.called(&a, 7, 2, at(0), TIMEOUT);
         assert!(matches!(lookups.join(&a, paused(3)), Joined::Waits));
-        assert!(matches!(lookups.join(&device("b"), paused(4)), Joined::Calls));
+        assert!(matches!(
+            lookups.join(&device("b"), paused(4)),
+            Joined::Calls
+        ));
         assert_eq!(lookups.device_of(7), Some(&a));
         let contexts: Vec<_> = lookups.finish(&a).iter().map(|w| w.context).collect();
         assert_eq!(contexts, [2, 3]);
@@ -309,16 +318,25 @@ mod tests {
         let mut context = 0;
         for _ in 0..LIMITS.a_device {
             context += 1;
-            assert!(!matches!(lookups.join(&a, paused(context)), Joined::Full(_)));
+            assert!(!matches!(
+                lookups.join(&a, paused(context)),
+                Joined::Full(_)
+            ));
         }
         assert!(matches!(lookups.join(&a, paused(0)), Joined::Full(_)));
         while lookups.waiting < LIMITS.in_all {
             context += 1;
             lookups.join(&device(&context.to_string()), paused(context));
         }
-        assert!(matches!(lookups.join(&device("b"), paused(0)), Joined::Full(_)));
+        assert!(matches!(
+            lookups.join(&device("b"), paused(0)),
+            Joined::Full(_)
+        ));
         lookups.finish(&a);
-        assert!(!matches!(lookups.join(&device("b"), paused(0)), Joined::Full(_)));
+        assert!(!matches!(
+            lookups.join(&device("b"), paused(0)),
+            Joined::Full(_)
+        ));
     }
 
     #[test]

@@ -80,7 +80,11 @@ impl Peers {
         let refused = matches!(peer, Peer::Refused(_));
         let peer = Rc::new(peer);
         if lasting {
-            let table = if refused { &mut self.refused } else { &mut self.known };
+            let table = if refused {
+                &mut self.refused
+            } else {
+                &mut self.known
+            };
             table.insert(digest, Rc::clone(&peer));
         }
         Ok(peer)
@@ -122,7 +126,10 @@ fn first_sight<H: Host>(
     let certificate = match parsed {
         Ok(certificate) => certificate,
         Err(error) => {
-            return Ok((Peer::Refused(DenyReason::MalformedCertificate(error)), lasting));
+            return Ok((
+                Peer::Refused(DenyReason::MalformedCertificate(error)),
+                lasting,
+            ));
         }
     };
     if certificate.digest() != digest {
@@ -146,7 +153,10 @@ fn from_header(
     forwarded: &[Vec<u8>],
 ) -> Result<Result<PeerCertificate, CertificateError>, DenyReason> {
     let mut unreadable = None;
-    for text in forwarded.iter().flat_map(|value| forwarded::certificates(value)) {
+    for text in forwarded
+        .iter()
+        .flat_map(|value| forwarded::certificates(value))
+    {
         match PeerCertificate::parse(text) {
             Ok(certificate) if certificate.digest() == digest => return Ok(Ok(certificate)),
             Ok(_) => {}

@@ -107,7 +107,8 @@ fn clean_connection(host: &impl Host, values: &[Vec<u8>]) -> Result<bool, DenyRe
             .map(<[u8]>::trim_ascii)
             .filter(|token| !token.is_empty())
     };
-    let harmful = |token: &[u8]| is_reserved_header(token) || is_forwarded_certificate_header(token);
+    let harmful =
+        |token: &[u8]| is_reserved_header(token) || is_forwarded_certificate_header(token);
     if !tokens().any(harmful) {
         return Ok(false);
     }

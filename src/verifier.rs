@@ -3,9 +3,7 @@
 
 use std::cell::Cell;
 
-use medbind_core::signature::{
-    RustVerifier, SignatureAlgorithm, SignatureError, VerifySignature,
-};
+use medbind_core::signature::{RustVerifier, SignatureAlgorithm, SignatureError, VerifySignature};
 
 use crate::host::Host;
 
@@ -63,9 +61,7 @@ impl HostAlgorithms {
             if wrong.contains(&known.algorithm) {
                 continue;
             }
-            let ask = |message| {
-                ask(host, known.algorithm, known.key, message, known.signature)
-            };
+            let ask = |message| ask(host, known.algorithm, known.key, message, known.signature);
             if ask(MESSAGE) == Some(true) && ask(&altered) != Some(true) {
                 right.push(known.algorithm);
             } else {
@@ -124,7 +120,11 @@ impl<H: Host> VerifySignature for Verifier<'_, H> {
             && let Some(yes) = ask(self.host, algorithm, spki_der, message, signature)
         {
             self.by_host.set(Some(true));
-            return if yes { Ok(()) } else { Err(SignatureError::Mismatch) };
+            return if yes {
+                Ok(())
+            } else {
+                Err(SignatureError::Mismatch)
+            };
         }
         self.by_host.set(Some(false));
         RustVerifier.verify(algorithm, spki_der, message, signature)

@@ -312,14 +312,20 @@ impl FakeEnvoy {
             stream.on_request_trailers();
         }
         let names = self.host.stream(stream.0, |state| {
-            state.trailers.iter().map(|(name, _)| name.clone()).collect()
+            state
+                .trailers
+                .iter()
+                .map(|(name, _)| name.clone())
+                .collect()
         });
         names.unwrap_or_default()
     }
 
     /// The filter state that a request has now.
     pub fn filter_state(&self, stream: StreamId) -> BTreeMap<String, String> {
-        let state = self.host.stream(stream.0, |state| state.filter_state.clone());
+        let state = self
+            .host
+            .stream(stream.0, |state| state.filter_state.clone());
         state.unwrap_or_default()
     }
 

@@ -86,7 +86,9 @@ impl World {
     pub fn metrics(&self) -> BTreeMap<String, u64> {
         let metrics = self.0.metrics.borrow();
         let counted = metrics.iter().filter(|(_, value)| **value != 0);
-        counted.map(|(name, value)| (name.clone(), *value)).collect()
+        counted
+            .map(|(name, value)| (name.clone(), *value))
+            .collect()
     }
 }
 
@@ -230,7 +232,12 @@ impl FakeHost {
 
     /// The lines logged so far.
     pub fn log_lines(&self) -> Vec<String> {
-        self.0.log.borrow().iter().map(|(_, line)| line.clone()).collect()
+        self.0
+            .log
+            .borrow()
+            .iter()
+            .map(|(_, line)| line.clone())
+            .collect()
     }
 
     /// The lines logged so far, with their level.
@@ -264,7 +271,10 @@ impl FakeHost {
     pub(super) fn close(&self, context: u32) {
         self.0.streams.borrow_mut().remove(&context);
         // Envoy cancels the calls of a context that ends.
-        self.0.calls.borrow_mut().retain(|call| call.context != context);
+        self.0
+            .calls
+            .borrow_mut()
+            .retain(|call| call.context != context);
     }
 
     pub(super) fn take_call(&self, token: u32) -> Option<FakeCall> {
@@ -366,7 +376,9 @@ impl Host for FakeHost {
     fn set_filter_state(&self, name: &str, value: &str) -> Result<(), HostError> {
         self.call(HostCall::SetFilterState)?;
         self.here(|stream| {
-            stream.filter_state.insert(name.to_owned(), value.to_owned());
+            stream
+                .filter_state
+                .insert(name.to_owned(), value.to_owned());
         })
     }
 
@@ -463,7 +475,9 @@ impl Host for FakeHost {
     fn foreign_function(&self, name: &str, argument: &[u8]) -> Result<Vec<u8>, HostError> {
         self.call(HostCall::ForeignFunction)?;
         let functions = self.0.foreign.borrow().clone();
-        functions.map_or(Err(HostError::Status(1)), |functions| functions(name, argument))
+        functions.map_or(Err(HostError::Status(1)), |functions| {
+            functions(name, argument)
+        })
     }
 }
 
