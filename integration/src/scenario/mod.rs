@@ -1,0 +1,7 @@
+//! What must happen, as data: the scenario table, and the two runners that
+//! carry it out.
+//!
+//! One table. The first runner drives the filter over a fake host, natively;
+//! the second drives the compiled module in a real Envoy with real mutual TLS
+//! and a real registry. Both assert the same: the status, the deny code, what
+//! the upstream saw, and the counter that moved.
