@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! layout version   1 octet
-//! lost             1 octet: bit 0 and 1: records of generation A and B were lost here
+//! flags            1 octet: bit 0 and 1: records of generation A and B were lost here;
+//!                  bit 2 and 3: devices of generation A and B found no room here
 //! term             u32, of the leader that wrote last
 //! generation A, B  u32 each; 0: none
 //! position         u64: where only looked-up devices are kept, the revision up to which changes of
@@ -18,17 +19,22 @@ use crate::time::Timestamp;
 
 const VERSION: u8 = 1;
 const HEADER_OCTETS: usize = 22;
+const FULL_SHIFT: u32 = 2;
 /// A bucket this large takes no further device: a bound against serials that all lead to one.
 const MAX_OCTETS: usize = 256 << 10;
 
 /// The key of a bucket.
 pub(super) fn key(bucket: u32) -> String {
-    format!("mb1/{bucket:x}")
+    format!("mb1/b{bucket:x}")
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Header {
+    /// The bits of generations of which records were lost here.
     lost: u8,
+    /// The bits of generations that take no further device here, because one found no room: a
+    /// page that is applied once more must not add a device whose later change was left out.
+    full: u8,
     term: u32,
     generations: [u32; 2],
     position: u64,
@@ -39,14 +45,16 @@ impl Header {
         if from.u8()? != VERSION {
             return Err(Corrupt);
         }
+        let flags = from.u8()?;
         let header = Self {
-            lost: from.u8()?,
+            lost: flags & GENERATIONS,
+            full: flags.wrapping_shr(FULL_SHIFT),
             term: from.u32()?,
             generations: [from.u32()?, from.u32()?],
             position: from.u64()?,
         };
         let [a, b] = header.generations;
-        if header.lost & !GENERATIONS != 0 || (a == b && a != 0) {
+        if header.full & !GENERATIONS != 0 || (a == b && a != 0) {
             return Err(Corrupt);
         }
         Ok(header)
@@ -55,7 +63,7 @@ impl Header {
     fn put(&self, to: &mut Vec<u8>) {
         let [a, b] = self.generations;
         to.push(VERSION);
-        to.push(self.lost);
+        to.push(self.lost | self.full.wrapping_shl(FULL_SHIFT));
         to.extend_from_slice(&self.term.to_le_bytes());
         to.extend_from_slice(&a.to_le_bytes());
         to.extend_from_slice(&b.to_le_bytes());
@@ -95,6 +103,8 @@ pub(super) enum Found {
     NothingButYounger,
     /// The generation may have had one that was lost.
     Lost,
+    /// The device may be one that found no room.
+    Full,
 }
 
 /// Looks for a device without reading the other records.
@@ -122,6 +132,7 @@ pub(super) fn find(octets: &[u8], generation: u32, device: &DeviceId) -> Result<
     match found {
         Some(record) => record.content().map(Found::Content),
         None if header.lost & bit != 0 => Ok(Found::Lost),
+        None if header.full & bit != 0 => Ok(Found::Full),
         None if bit == 0 && header.generations.iter().any(|g| *g > generation) => {
             Ok(Found::NothingButYounger)
         }
@@ -205,6 +216,7 @@ impl<'a> Rewrite<'a> {
             } else {
                 *generation = 0;
                 header.lost &= !bit;
+                header.full &= !bit;
             }
         }
         if header.bit(target.generation) == 0 {
@@ -265,6 +277,7 @@ pub(super) fn merge(
         octets: Vec::with_capacity(octets.map_or(64, |o| o.len().saturating_add(64))),
         bit: rewrite.bit,
         take,
+        is_full: rewrite.header.full & rewrite.bit != 0,
         added: 0,
         left_out: 0,
     };
@@ -287,6 +300,9 @@ pub(super) fn merge(
     if take == Take::Present {
         let seen = incoming.iter().map(NewRecord::revision).max();
         rewrite.header.position = rewrite.header.position.max(seen.unwrap_or_default());
+    }
+    if output.is_full {
+        rewrite.header.full |= rewrite.bit;
     }
     // A bucket that was never written, and has nothing to hold, stays unwritten.
     let pointless = octets.is_none() && incoming.is_empty();
@@ -338,6 +354,7 @@ struct Output {
     octets: Vec<u8>,
     bit: u8,
     take: Take,
+    is_full: bool,
     added: u32,
     left_out: u32,
 }
@@ -378,13 +395,10 @@ impl Output {
                     self.put_beside(incoming, other);
                 }
             }
-            (None, Some((other, mask))) if other.says_the_same(&incoming) => {
-                other.put(&mut self.octets, mask | self.bit);
-                self.count(true);
-            }
+            (None, other) if !self.has_room_for(incoming) => self.put_other(other),
             (None, other) => {
-                self.put_other(other);
-                self.add(incoming);
+                self.put_beside(incoming, other);
+                self.count(true);
             }
         }
     }
@@ -409,17 +423,15 @@ impl Output {
         }
     }
 
-    fn add(&mut self, incoming: RawRecord<'_>) {
+    /// Whether a device that the generation does not have may be added.
+    fn has_room_for(&mut self, incoming: RawRecord<'_>) -> bool {
         let Take::All { room } = self.take else {
-            return;
+            return false;
         };
         let octets = self.octets.len().saturating_add(incoming.length());
-        if self.added >= room || octets > MAX_OCTETS {
-            self.left_out = self.left_out.saturating_add(1);
-            return;
-        }
-        incoming.put(&mut self.octets, self.bit);
-        self.count(true);
+        self.is_full |= self.added >= room || octets > MAX_OCTETS;
+        self.left_out = self.left_out.saturating_add(u32::from(self.is_full));
+        !self.is_full
     }
 
     fn count(&mut self, is_new: bool) {
@@ -473,6 +485,7 @@ pub(super) fn insert(
         octets: Vec::new(),
         bit: rewrite.bit,
         take: Take::All { room: 1 },
+        is_full: false,
         added: 0,
         left_out: 0,
     };

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `mb1/l` | the leader's lease ([`lease`]) |
 //! | `mb1/c` | the control record ([`Control`]): which history answers, how far it is read, how fresh |
-//! | `mb1/<bucket>` | a bucket ([`bucket`]): the records of the devices whose hash leads there |
+//! | `mb1/b<n>` | a bucket ([`bucket`]): the records of the devices whose hash leads there |
 //!
 //! Shared data has no delete, no expiry and no bound. So the number of buckets is fixed when the
 //! cache is made, and a bucket's octets are rewritten in place. `1` in the names is the version of
@@ -43,3 +43,9 @@ pub use memory::MemorySharedData;
 pub use read::{Cache, CacheAnswer, Kept, View};
 pub use shared_data::{CacheError, SharedData, SharedDataError};
 pub use write::{Applied, Swept, Writer};
+
+#[cfg(test)]
+mod tests;
+
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod model;

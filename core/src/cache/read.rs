@@ -174,6 +174,8 @@ impl<'s, S: SharedData> Cache<'s, S> {
             Ok(Found::Content(Content::NoDevice { until })) if now < until => CacheAnswer::Absent,
             Ok(Found::Content(Content::NoDevice { .. }) | Found::Nothing) => absent(active),
             Ok(Found::NothingButYounger) => return Looked::Behind(absent(active)),
+            // Fail closed: the device may be one that found no room.
+            Ok(Found::Full) => CacheAnswer::Unavailable(Unavailable::OverCapacity),
             // Fail closed; but where the registry can be asked it is, and its answer mends this.
             Ok(Found::Lost) | Err(_) if active.complete => {
                 CacheAnswer::Unavailable(Unavailable::Corrupt)
