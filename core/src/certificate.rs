@@ -337,8 +337,8 @@ impl PeerCertificate {
         if der.len() > pem::MAX_DER_OCTETS {
             return Err(CertificateError::TooLong);
         }
-        let outer = CertificateFields::from_der(der).map_err(|error| strict::cause(&error))?;
         strict::check(der)?;
+        let outer = CertificateFields::from_der(der).map_err(|error| strict::cause(&error))?;
         let tbs_der = octets(outer.tbs)?;
         let tbs = TbsFields::from_der(&tbs_der).map_err(|error| strict::cause(&error))?;
         if tbs.version != VERSION_3 {
@@ -700,5 +700,535 @@ impl SubjectAlternativeNames {
             });
         }
         Ok(())
+    }
+}
+
+#[cfg(all(test, feature = "verify"))]
+mod tests {
+    use super::*;
+    use crate::testing::*;
+
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    fn refusal(draft: &Draft) -> CertificateError {
+        PeerCertificate::parse_der(&draft.signed()).unwrap_err()
+    }
+
+    #[test]
+    fn a_device_certificate_is_read_as_it_is() {
+        let draft = Draft::device();
+        let der = draft.signed();
+        let certificate = PeerCertificate::parse(pem(&der).as_bytes()).unwrap();
+        assert_eq!(certificate.digest(), CertificateDigest::of(&der));
+        assert_eq!(certificate.tbs_der(), draft.tbs());
+        assert_eq!(certificate.spki_der(), draft.spki);
+        assert_eq!(certificate.subject_der(), draft.subject);
+        assert_eq!(certificate.issuer_der(), draft.issuer);
+        assert_eq!(certificate.issuer_text(), "CN=Acme Device CA");
+        assert_eq!(
+            certificate.pin().0,
+            <[u8; 32]>::from(Sha256::digest(&draft.spki))
+        );
+        assert_eq!(certificate.key_type(), KeyType::P256);
+        assert_eq!(
+            certificate.signature_algorithm(),
+            Some(SignatureAlgorithm::EcdsaSha256)
+        );
+        assert_eq!(certificate.not_before().to_string(), "2026-01-01T00:00:00Z");
+        assert_eq!(certificate.not_after().to_string(), "2036-01-01T00:00:00Z");
+        assert_eq!(certificate.serial_number(), [1]);
+        assert!(!certificate.is_ca() && certificate.has_client_auth());
+        assert!(certificate.key_usage().unwrap().digital_signature());
+        assert_eq!(certificate.purposes().unwrap(), [ID_KP_CLIENT_AUTH]);
+        assert!(certificate.critical_not_understood().is_empty());
+        assert_eq!(
+            certificate.subject_serial_numbers(),
+            [AttributeText::Octets((*b"SN1").into())]
+        );
+    }
+
+    #[test]
+    fn a_digest_is_64_lower_case_hex_digits() {
+        let digest = CertificateDigest::of(b"");
+        assert_eq!(digest.to_string().parse(), Ok(digest));
+        let text = digest.to_string();
+        for wrong in [
+            text.to_uppercase(),
+            text[1..].into(),
+            text.clone() + "00",
+            String::new(),
+        ] {
+            assert_eq!(
+                wrong.parse::<CertificateDigest>(),
+                Err(CertificateDigestError),
+                "{wrong}"
+            );
+        }
+    }
+
+    #[test]
+    fn pem_is_taken_plain_and_url_encoded() {
+        let der = Draft::device().signed();
+        let plain = pem(&der);
+        let url_encoded: String = plain
+            .bytes()
+            .map(|octet| match octet {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' => char::from(octet).to_string(),
+                other => format!("%{other:02X}"),
+            })
+            .collect();
+        let base64: String = plain
+            .lines()
+            .filter(|line| !line.starts_with('-'))
+            .collect();
+        for text in [
+            plain.clone(),
+            plain.replace('\n', "\r\n"),
+            format!("\n {plain}\n\n"),
+            plain.trim_end().into(),
+            format!("-----BEGIN CERTIFICATE-----\n{base64}\n-----END CERTIFICATE-----\n"),
+            url_encoded.clone(),
+            url_encoded.replace("%2F", "/").replace("%3D", "="),
+            url_encoded.replace("%0A", "%0a"),
+        ] {
+            let certificate = PeerCertificate::parse(text.as_bytes()).expect(&text);
+            assert_eq!(certificate.digest(), CertificateDigest::of(&der));
+        }
+    }
+
+    #[test]
+    fn what_is_not_one_pem_certificate_is_refused_with_its_cause() {
+        use CertificateError as E;
+        let good = pem(&Draft::device().signed());
+        let big = pem(&vec![0x30; pem::MAX_DER_OCTETS + 1]);
+        for (text, cause) in [
+            (String::new(), E::Pem),
+            ("nonsense".into(), E::Pem),
+            ("x".repeat(64 * 1024 + 1), E::TooLong),
+            ("%2D".repeat(30_000), E::TooLong),
+            (big, E::TooLong),
+            (format!("{good}{good}"), E::SeveralBlocks),
+            (good.replace("CERTIFICATE", "PRIVATE KEY"), E::Label),
+            (good.replace("CERTIFICATE", "TRUSTED CERTIFICATE"), E::Label),
+            (format!("Subject: SN1\n{good}"), E::Pem),
+            (format!("{good}and more"), E::Pem),
+            (good.replace("-----END CERTIFICATE-----", ""), E::Pem),
+            (good.replace("END CERTIFICATE", "END OTHER"), E::Pem),
+            (good.replacen('M', "*", 1), E::Pem),
+            (good.replacen('M', "\0", 1), E::Pem),
+            (good.replace('\n', "%0"), E::UrlEncoding),
+            (good.replace('\n', "%0G"), E::UrlEncoding),
+            (format!("{good}%"), E::UrlEncoding),
+            (
+                "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n".into(),
+                E::Pem,
+            ),
+        ] {
+            let result = PeerCertificate::parse(text.as_bytes());
+            let shown: String = text.chars().take(60).collect();
+            assert_eq!(result.unwrap_err(), cause, "{shown}");
+        }
+    }
+
+    #[test]
+    fn every_cut_and_every_addition_is_refused() {
+        let der = Draft::device().signed();
+        for length in 0..der.len() {
+            assert_eq!(
+                PeerCertificate::parse_der(&der[..length]),
+                Err(CertificateError::Truncated),
+                "{length}"
+            );
+        }
+        assert_eq!(
+            PeerCertificate::parse_der(&[der, vec![0]].concat()),
+            Err(CertificateError::TrailingData)
+        );
+    }
+
+    #[test]
+    fn what_is_not_der_is_refused() {
+        let der = Draft::device().signed();
+        // The outer length in three octets, where two are enough.
+        let mut long_length = vec![0x30, 0x83, 0x00];
+        long_length.extend_from_slice(&der[2..4]);
+        long_length.extend_from_slice(&der[4..]);
+        // Indefinite length (BER).
+        let mut indefinite = vec![0x30, 0x80];
+        indefinite.extend_from_slice(&der[4..]);
+        indefinite.extend([0, 0]);
+        assert_eq!(der[1], 0x82);
+        for octets in [long_length, indefinite, vec![0x31, 0], vec![0x30, 0]] {
+            assert!(PeerCertificate::parse_der(&octets).is_err());
+        }
+    }
+
+    #[test]
+    fn each_field_that_is_wrong_has_its_cause() {
+        use CertificateError as E;
+        let device = Draft::device;
+        let change = |change: &dyn Fn(&mut Draft)| {
+            let mut draft = device();
+            change(&mut draft);
+            draft
+        };
+        let unsorted = tlv(
+            SET,
+            &[
+                sequence(&[oid(id::SERIAL_NUMBER), tlv(PRINTABLE, b"SN1")]),
+                sequence(&[oid(id::COMMON_NAME), tlv(PRINTABLE, b"x")]),
+            ]
+            .concat(),
+        );
+        let deep = (0..40).fold(tlv(NULL, &[]), |inner, _| tlv(SEQUENCE, &inner));
+        let many = tlv(SEQUENCE, &tlv(NULL, &[]).repeat(2000));
+        let names = |count| vec![attribute(id::COMMON_NAME, UTF8, b"x"); count];
+        let unknown = |count: u8| (0..count).map(|n| extension(&format!("1.2.3.{n}"), false, b""));
+        for (draft, cause) in [
+            (change(&|d| d.version = Vec::new()), E::Version),
+            (
+                change(&|d| d.version = tlv(0xA0, &tlv(INTEGER, &[1]))),
+                E::Version,
+            ),
+            (
+                change(&|d| d.version = tlv(0xA0, &tlv(INTEGER, &[3]))),
+                E::Version,
+            ),
+            (
+                change(&|d| {
+                    d.version = Vec::new();
+                    d.extensions.clear();
+                }),
+                E::Version,
+            ),
+            (
+                change(&|d| d.outer_algorithm = sequence(&[oid("1.2.840.10045.4.3.3")])),
+                E::SignatureAlgorithm,
+            ),
+            (
+                change(&|d| d.algorithm = sequence(&[oid("1.2.840.10045.4.3.2"), tlv(NULL, &[])])),
+                E::SignatureAlgorithm,
+            ),
+            (change(&|d| d.rest = tlv(NULL, &[])), E::TrailingData),
+            (
+                change(&|d| d.serial_number = tlv(INTEGER, &[1; 22])),
+                E::Der,
+            ),
+            (change(&|d| d.serial_number = tlv(INTEGER, &[0, 1])), E::Der),
+            (change(&|d| d.issuer = tlv(NULL, &[])), E::Issuer),
+            (change(&|d| d.subject = tlv(SET, &[])), E::Subject),
+            (
+                change(&|d| d.subject = sequence(&[tlv(SET, &[])])),
+                E::Subject,
+            ),
+            (
+                change(&|d| d.subject = sequence(&[tlv(NULL, &[])])),
+                E::Subject,
+            ),
+            (
+                change(&|d| d.subject = sequence(std::slice::from_ref(&unsorted))),
+                E::Der,
+            ),
+            (
+                device().subject_attributes(&names(65)),
+                E::TooManyAttributes,
+            ),
+            (
+                change(&|d| d.issuer = sequence(&names(65))),
+                E::TooManyAttributes,
+            ),
+            (
+                change(&|d| d.validity = sequence(&[utc_time(NOT_BEFORE)])),
+                E::Der,
+            ),
+            (
+                change(&|d| {
+                    d.validity = sequence(&[tlv(0x17, b"260101000000"), utc_time(NOT_AFTER)])
+                }),
+                E::Der,
+            ),
+            (
+                change(&|d| {
+                    d.validity = sequence(&[tlv(0x17, b"261301000000Z"), utc_time(NOT_AFTER)]);
+                }),
+                E::Der,
+            ),
+            (change(&|d| d.spki = tlv(NULL, &[])), E::PublicKey),
+            (
+                change(&|d| d.spki = sequence(&[tlv(NULL, &[]), tlv(BIT_STRING, &[0])])),
+                E::PublicKey,
+            ),
+            (change(&|d| d.algorithm.clone_from(&deep)), E::Nesting),
+            (
+                change(&|d| d.algorithm.clone_from(&many)),
+                E::TooManyElements,
+            ),
+            (
+                device().with(basic_constraints(false)),
+                E::DuplicateExtension,
+            ),
+            (
+                device()
+                    .with(extension("1.2.3", false, b""))
+                    .with(extension("1.2.3", false, b"")),
+                E::DuplicateExtension,
+            ),
+            (
+                unknown(30).fold(device(), Draft::with),
+                E::TooManyExtensions,
+            ),
+            (change(&|d| d.extensions = vec![Vec::new()]), E::Extension),
+            (
+                change(&|d| d.extensions = vec![tlv(NULL, &[])]),
+                E::Extension,
+            ),
+            (
+                // BER TRUE.
+                change(&|d| {
+                    d.extensions = vec![sequence(&[
+                        oid("1.2.3"),
+                        tlv(BOOLEAN, &[1]),
+                        tlv(OCTET_STRING, b""),
+                    ])];
+                }),
+                E::Der,
+            ),
+        ] {
+            assert_eq!(refusal(&draft), cause, "{draft:x?}");
+        }
+    }
+
+    #[test]
+    fn each_extension_that_cannot_be_read_has_its_cause() {
+        use CertificateError as E;
+        let without_extensions = || {
+            let mut draft = Draft::device();
+            draft.extensions.clear();
+            draft
+        };
+        let deep = (0..40).fold(tlv(NULL, &[]), |inner, _| tlv(SEQUENCE, &inner));
+        let thousand: Vec<_> = (0..1000).map(|n| dns(&format!("d{n}"))).collect();
+        let exactly_one_too_many: Vec<_> = (0..65).map(|n| dns(&format!("d{n}"))).collect();
+        let ber_true = tlv(SEQUENCE, &tlv(BOOLEAN, &[1]));
+        for (extension, cause) in [
+            (
+                extension(id::BASIC_CONSTRAINTS, true, b""),
+                E::BasicConstraints,
+            ),
+            (
+                extension(id::BASIC_CONSTRAINTS, true, &ber_true),
+                E::BasicConstraints,
+            ),
+            (extension(id::BASIC_CONSTRAINTS, true, &deep), E::Nesting),
+            (extension(id::KEY_USAGE, true, &tlv(NULL, &[])), E::KeyUsage),
+            (
+                extension(id::KEY_USAGE, true, &[0x03, 0x03, 0x07, 0x80]),
+                E::KeyUsage,
+            ),
+            (
+                extension(id::EXT_KEY_USAGE, true, &sequence(&[])),
+                E::ExtendedKeyUsage,
+            ),
+            (
+                extension(id::EXT_KEY_USAGE, true, &sequence(&[tlv(NULL, &[])])),
+                E::ExtendedKeyUsage,
+            ),
+            (purposes(&[id::SERVER_AUTH; 33]), E::ExtendedKeyUsage),
+            (
+                extension(id::AUTHORITY_KEY_IDENTIFIER, false, b"x"),
+                E::KeyIdentifier,
+            ),
+            (
+                extension(id::SUBJECT_KEY_IDENTIFIER, false, b"x"),
+                E::KeyIdentifier,
+            ),
+            (
+                extension(id::SUBJECT_ALT_NAME, false, &sequence(&[])),
+                E::SubjectAlternativeName,
+            ),
+            (
+                extension(id::SUBJECT_ALT_NAME, false, b""),
+                E::SubjectAlternativeName,
+            ),
+            (
+                extension(
+                    id::SUBJECT_ALT_NAME,
+                    false,
+                    &[sequence(&[dns("a")]), vec![0]].concat(),
+                ),
+                E::SubjectAlternativeName,
+            ),
+            (
+                alternative_names(&[tlv(0x82, b"\xff")]),
+                E::SubjectAlternativeName,
+            ),
+            (
+                alternative_names(&[tlv(0x8F, b"x")]),
+                E::SubjectAlternativeName,
+            ),
+            (
+                alternative_names(&exactly_one_too_many),
+                E::TooManyGeneralNames,
+            ),
+            (alternative_names(&thousand), E::TooManyGeneralNames),
+            (
+                alternative_names(&[other_name(id::HARDWARE_MODULE_NAME, &tlv(UTF8, b"SN1"))]),
+                E::HardwareModuleName,
+            ),
+            (
+                alternative_names(&[other_name(
+                    id::HARDWARE_MODULE_NAME,
+                    &sequence(&[oid(id::HW_TYPE), tlv(UTF8, b"SN1")]),
+                )]),
+                E::HardwareModuleName,
+            ),
+            (
+                alternative_names(&[other_name(
+                    id::HARDWARE_MODULE_NAME,
+                    &sequence(&[oid(id::HW_TYPE), tlv(OCTET_STRING, b"SN1"), tlv(NULL, &[])]),
+                )]),
+                E::HardwareModuleName,
+            ),
+            (
+                alternative_names(&[other_name(
+                    id::PERMANENT_IDENTIFIER,
+                    &sequence(&[tlv(UTF8, b"\xff")]),
+                )]),
+                E::PermanentIdentifier,
+            ),
+            (
+                alternative_names(&[other_name(
+                    id::PERMANENT_IDENTIFIER,
+                    &sequence(&[oid(id::HW_TYPE), tlv(UTF8, b"SN1")]),
+                )]),
+                E::PermanentIdentifier,
+            ),
+        ] {
+            assert_eq!(refusal(&without_extensions().with(extension)), cause);
+        }
+    }
+
+    #[test]
+    fn the_largest_that_fits_is_read() {
+        let names: Vec<_> = (0..64).map(|n| dns(&format!("d{n}"))).collect();
+        let certificate = Draft::device().with(alternative_names(&names)).parsed();
+        assert_eq!(certificate.dns_names().len(), 64);
+        let attributes = vec![attribute(id::COMMON_NAME, UTF8, b"x"); 64];
+        let certificate = Draft::device().subject_attributes(&attributes).parsed();
+        assert_eq!(certificate.subject_common_names().len(), 64);
+        let certificate = (0..29)
+            .map(|n| extension(&format!("1.2.3.{n}"), true, b""))
+            .fold(Draft::device(), Draft::with)
+            .parsed();
+        assert_eq!(certificate.critical_not_understood().len(), 29);
+        let der = Draft::device()
+            .with(extension("1.2.3", false, &vec![0; 15_000]))
+            .signed();
+        assert!(der.len() < pem::MAX_DER_OCTETS);
+        assert!(PeerCertificate::parse(pem(&der).as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn an_explicit_default_reads_as_what_it_is() {
+        let explicit_false = tlv(BOOLEAN, &[0]);
+        let mut draft = Draft::device();
+        draft.extensions = vec![
+            extension(id::BASIC_CONSTRAINTS, true, &tlv(SEQUENCE, &explicit_false)),
+            sequence(&[oid("1.2.3"), explicit_false, tlv(OCTET_STRING, b"")]),
+        ];
+        let certificate = draft.parsed();
+        assert!(!certificate.is_ca());
+        assert!(certificate.critical_not_understood().is_empty());
+    }
+
+    #[test]
+    fn subject_texts_are_octets_of_the_types_that_read_one_way() {
+        for (tag, value, reads) in [
+            (PRINTABLE, b"SN1".as_slice(), true),
+            (PRINTABLE, b"SN_1@*", true),
+            (PRINTABLE, b"SN\n1", false),
+            (PRINTABLE, b"SN\xe9", false),
+            (UTF8, b"SN\n1\0", true),
+            (UTF8, "Gerät".as_bytes(), true),
+            (UTF8, b"SN\xff", false),
+            (IA5, b"SN\x001", true),
+            (IA5, b"SN\x80", false),
+            (TELETEX, b"SN1", true),
+            (TELETEX, b"SN\xe9", false),
+            (BMP, b"\0S\0N", false),
+            (OCTET_STRING, b"SN1", false),
+            (SEQUENCE, b"", false),
+        ] {
+            let certificate = Draft::device()
+                .subject_attributes(&[attribute(id::SERIAL_NUMBER, tag, value)])
+                .parsed();
+            let expected = if reads {
+                AttributeText::Octets(value.into())
+            } else {
+                AttributeText::Unreadable
+            };
+            assert_eq!(
+                certificate.subject_serial_numbers(),
+                [expected],
+                "{tag:#x} {value:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_well_defined_expiry_is_the_end_of_time() {
+        let mut draft = Draft::device();
+        for (end, not_after) in [
+            ("99991231235959Z", Timestamp::MAX),
+            (
+                "99991231235958Z",
+                Timestamp::from_unix_seconds(NO_EXPIRY_SECONDS - 1),
+            ),
+            (
+                "20500101000000Z",
+                Timestamp::from_unix_seconds(2_524_608_000),
+            ),
+        ] {
+            draft.validity = sequence(&[utc_time(NOT_BEFORE), generalized_time(end)]);
+            assert_eq!(draft.parsed().not_after(), not_after);
+        }
+    }
+
+    #[test]
+    fn an_algorithm_that_is_not_accepted_is_read_and_left_to_the_issuer_check() {
+        let mut draft = Draft::device();
+        // ECDSA with SHA-1.
+        draft.algorithm = sequence(&[oid("1.2.840.10045.4.1")]);
+        draft.outer_algorithm.clone_from(&draft.algorithm);
+        assert_eq!(draft.parsed().signature_algorithm(), None);
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    proptest::proptest! {
+        #[test]
+        fn no_octets_make_the_reader_panic(octets: Vec<u8>) {
+            let _ = PeerCertificate::parse(&octets);
+            let _ = PeerCertificate::parse_der(&octets);
+        }
+
+        #[test]
+        fn no_damage_to_a_certificate_makes_the_reader_panic(
+            damage in proptest::collection::vec((0_usize..400, proptest::num::u8::ANY), 1..8),
+        ) {
+            let mut der = Draft::device()
+                .with(alternative_names(&[
+                    hardware_module(id::HW_TYPE, b"SN1"),
+                    permanent_identifier(Some("SN1"), Some(id::HW_TYPE)),
+                    dns("sn1.devices.example"),
+                ]))
+                .signed();
+            for (at, octet) in damage {
+                if let Some(place) = der.get_mut(at) {
+                    *place = octet;
+                }
+            }
+            let _ = PeerCertificate::parse_der(&der);
+        }
     }
 }

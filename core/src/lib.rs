@@ -51,6 +51,8 @@ pub mod source;
 mod strict;
 pub mod sync;
 pub mod tag;
+#[cfg(all(test, feature = "verify"))]
+mod testing;
 pub mod time;
 pub mod trace;
 pub mod units;

@@ -12,21 +12,28 @@ pub(crate) const MAX_ELEMENTS: u32 = 1024;
 /// The deepest that elements may be nested.
 pub(crate) const MAX_DEPTH: u32 = 16;
 
-/// What `der` found wrong, as one of our causes.
+/// What `der` found wrong inside a whole structure, as one of our causes.
 pub(crate) fn cause(error: &der::Error) -> CertificateError {
-    if matches!(error.kind(), ErrorKind::Incomplete { .. }) {
-        CertificateError::Truncated
-    } else if matches!(error.kind(), ErrorKind::TrailingData { .. }) {
+    if matches!(error.kind(), ErrorKind::TrailingData { .. }) {
         CertificateError::TrailingData
     } else {
         CertificateError::Der
     }
 }
 
-/// Walks every element of `octets`, which is one after the other of them: lengths are definite and
-/// minimal, the elements of a `SET OF` ascend (X.690, 10.1, 11.6), and neither depth nor number
-/// goes over its budget.
+/// Walks every element of the one structure that `octets` is: lengths are definite and minimal,
+/// the elements of a `SET OF` ascend (X.690, 10.1, 11.6), and neither depth nor number goes over
+/// its budget.
 pub(crate) fn check(octets: &[u8]) -> Result<(), CertificateError> {
+    let mut reader = SliceReader::new(octets).map_err(|error| cause(&error))?;
+    reader.tlv_bytes().map_err(|error| {
+        if matches!(error.kind(), ErrorKind::Incomplete { .. }) {
+            CertificateError::Truncated
+        } else {
+            cause(&error)
+        }
+    })?;
+    reader.finish().map_err(|error| cause(&error))?;
     let mut elements_left = MAX_ELEMENTS;
     walk(octets, MAX_DEPTH, false, &mut elements_left)
 }
