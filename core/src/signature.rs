@@ -522,3 +522,308 @@ mod rust {
             .map_err(|_| SignatureError::Mismatch)
     }
 }
+
+#[cfg(all(test, feature = "verify"))]
+mod tests {
+    use super::*;
+    use crate::certificate::PeerCertificate;
+    use crate::testing;
+
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    macro_rules! fixture {
+        ($name:literal) => {
+            (
+                $name,
+                include_bytes!(concat!("../testdata/", $name, ".pem")).as_slice(),
+            )
+        };
+    }
+
+    fn verify(certificate: &PeerCertificate) -> Result<(), SignatureError> {
+        RustVerifier.verify(
+            certificate
+                .signature_algorithm()
+                .ok_or(SignatureError::Unsupported)?,
+            certificate.spki_der(),
+            certificate.tbs_der(),
+            certificate.signature(),
+        )
+    }
+
+    #[test]
+    fn every_accepted_algorithm_verifies_and_no_changed_octet_does() {
+        use SignatureAlgorithm as A;
+        let rsa2048 = KeyType::Rsa { bits: 2048 };
+        let cases = [
+            (fixture!("p256-sha256"), A::EcdsaSha256, KeyType::P256),
+            (fixture!("p256-sha384"), A::EcdsaSha384, KeyType::P256),
+            (fixture!("p256-sha512"), A::EcdsaSha512, KeyType::P256),
+            (fixture!("p384-sha256"), A::EcdsaSha256, KeyType::P384),
+            (fixture!("p384-sha384"), A::EcdsaSha384, KeyType::P384),
+            (fixture!("p384-sha512"), A::EcdsaSha512, KeyType::P384),
+            (fixture!("rsa2048-sha256"), A::RsaPkcs1Sha256, rsa2048),
+            (fixture!("rsa2048-sha384"), A::RsaPkcs1Sha384, rsa2048),
+            (fixture!("rsa2048-sha512"), A::RsaPkcs1Sha512, rsa2048),
+            (fixture!("rsa2048-e3-sha256"), A::RsaPkcs1Sha256, rsa2048),
+            (
+                fixture!("rsa3072-sha256"),
+                A::RsaPkcs1Sha256,
+                KeyType::Rsa { bits: 3072 },
+            ),
+            (
+                fixture!("rsa4096-sha256"),
+                A::RsaPkcs1Sha256,
+                KeyType::Rsa { bits: 4096 },
+            ),
+            (fixture!("rsa2048-pss-sha256"), A::RsaPssSha256, rsa2048),
+            (fixture!("rsa2048-pss-sha384"), A::RsaPssSha384, rsa2048),
+            (fixture!("rsa2048-pss-sha512"), A::RsaPssSha512, rsa2048),
+            (fixture!("ed25519"), A::Ed25519, KeyType::Ed25519),
+        ];
+        for algorithm in SignatureAlgorithm::ALL {
+            assert!(cases.iter().any(|(_, covered, _)| *covered == algorithm));
+        }
+        for ((name, pem), algorithm, key_type) in cases {
+            let certificate = PeerCertificate::parse(pem).expect(name);
+            assert_eq!(certificate.signature_algorithm(), Some(algorithm), "{name}");
+            assert_eq!(certificate.key_type(), key_type, "{name}");
+            assert!(certificate.is_ca(), "{name}");
+            assert_eq!(verify(&certificate), Ok(()), "{name}");
+            let check = |tbs: &[u8], signature: &[u8]| {
+                RustVerifier.verify(algorithm, certificate.spki_der(), tbs, signature)
+            };
+            let flipped = |octets: &[u8], at: usize| {
+                let mut octets = octets.to_vec();
+                octets[at] ^= 1;
+                octets
+            };
+            let (tbs, signature) = (certificate.tbs_der(), certificate.signature());
+            for at in [0, tbs.len() / 2, tbs.len() - 1] {
+                assert_eq!(
+                    check(&flipped(tbs, at), signature),
+                    Err(SignatureError::Mismatch)
+                );
+            }
+            for at in [0, signature.len() / 2, signature.len() - 1] {
+                assert_eq!(
+                    check(tbs, &flipped(signature, at)),
+                    Err(SignatureError::Mismatch)
+                );
+            }
+            for wrong in [&[], &signature[1..], &[signature, &[0]].concat()] {
+                assert_eq!(check(tbs, wrong), Err(SignatureError::Mismatch), "{name}");
+            }
+            for other in SignatureAlgorithm::ALL {
+                if other != algorithm {
+                    let result = RustVerifier.verify(other, certificate.spki_der(), tbs, signature);
+                    let expected = if other.fits(key_type) {
+                        SignatureError::Mismatch
+                    } else {
+                        SignatureError::Unsupported
+                    };
+                    assert_eq!(result, Err(expected), "{name} as {other}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_weaker_and_nothing_unknown_is_supported() {
+        for (name, pem) in [
+            fixture!("p256-sha1"),
+            fixture!("rsa2048-sha1"),
+            fixture!("rsa1024-sha256"),
+            fixture!("rsa2048-pss-sha256-salt20"),
+            fixture!("p521-sha256"),
+            fixture!("secp256k1-sha256"),
+            fixture!("p256-explicit-sha256"),
+        ] {
+            let certificate = PeerCertificate::parse(pem).expect(name);
+            assert_eq!(
+                verify(&certificate),
+                Err(SignatureError::Unsupported),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn rsa_parameters_may_be_left_out_and_ecdsa_has_none() {
+        let of = |algorithm: SignatureAlgorithm| algorithm.identifier().to_vec();
+        let rsa = of(SignatureAlgorithm::RsaPkcs1Sha256);
+        let without = &rsa[..rsa.len() - 2];
+        assert_eq!(
+            SignatureAlgorithm::from_identifier(without),
+            Some(SignatureAlgorithm::RsaPkcs1Sha256)
+        );
+        let ecdsa = [of(SignatureAlgorithm::EcdsaSha256), vec![5, 0]].concat();
+        assert_eq!(SignatureAlgorithm::from_identifier(&ecdsa), None);
+        assert_eq!(SignatureAlgorithm::from_identifier(&[]), None);
+        for algorithm in SignatureAlgorithm::ALL {
+            assert_eq!(
+                SignatureAlgorithm::from_identifier(algorithm.identifier()),
+                Some(algorithm)
+            );
+        }
+    }
+
+    #[test]
+    fn the_host_is_asked_for_what_it_knows() {
+        use SignatureAlgorithm as A;
+        for (algorithm, hash) in [
+            (A::EcdsaSha256, Some("sha256")),
+            (A::EcdsaSha384, Some("sha384")),
+            (A::EcdsaSha512, Some("sha512")),
+            (A::RsaPkcs1Sha256, Some("sha256")),
+            (A::RsaPkcs1Sha384, Some("sha384")),
+            (A::RsaPkcs1Sha512, Some("sha512")),
+            (A::RsaPssSha256, None),
+            (A::RsaPssSha384, None),
+            (A::RsaPssSha512, None),
+            (A::Ed25519, None),
+        ] {
+            assert_eq!(algorithm.host_hash(), hash, "{algorithm}");
+        }
+    }
+
+    fn rsa_spki(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
+        use testing::{BIT_STRING, INTEGER, NULL, oid, sequence, tlv};
+        let key = sequence(&[tlv(INTEGER, modulus), tlv(INTEGER, exponent)]);
+        sequence(&[
+            sequence(&[oid("1.2.840.113549.1.1.1"), tlv(NULL, &[])]),
+            tlv(BIT_STRING, &[&[0], key.as_slice()].concat()),
+        ])
+    }
+
+    #[test]
+    fn the_type_of_a_key_is_read_from_its_public_key_info() {
+        use testing::{BIT_STRING, NULL, oid, sequence, tlv};
+        let modulus = |first: u8, octets: usize, last: u8| {
+            let mut modulus = vec![0, first];
+            modulus.resize(octets, 0xFF);
+            modulus.push(last);
+            modulus
+        };
+        let curve = |curve: &str, point: &[u8]| {
+            sequence(&[
+                sequence(&[oid("1.2.840.10045.2.1"), oid(curve)]),
+                tlv(BIT_STRING, &[&[0], point].concat()),
+            ])
+        };
+        let (p256, p384) = ("1.2.840.10045.3.1.7", "1.3.132.0.34");
+        let ed25519 = |octets: usize| {
+            sequence(&[
+                sequence(&[oid("1.3.101.112")]),
+                tlv(BIT_STRING, &[&[0], vec![9; octets].as_slice()].concat()),
+            ])
+        };
+        let unused_bits = sequence(&[sequence(&[oid("1.3.101.112")]), tlv(BIT_STRING, &[1; 33])]);
+        for (spki, expected) in [
+            (
+                rsa_spki(&modulus(0x80, 256, 1), &[1, 0, 1]),
+                Ok(KeyType::Rsa { bits: 2048 }),
+            ),
+            (
+                rsa_spki(&modulus(0xFF, 1024, 1), &[3]),
+                Ok(KeyType::Rsa { bits: 8192 }),
+            ),
+            (
+                rsa_spki(&modulus(0x80, 256, 2), &[1, 0, 1]),
+                Ok(KeyType::Other),
+            ),
+            (rsa_spki(&modulus(0x80, 256, 1), &[1]), Ok(KeyType::Other)),
+            (rsa_spki(&modulus(0x80, 256, 1), &[2]), Ok(KeyType::Other)),
+            (
+                rsa_spki(&modulus(0x80, 256, 1), &[1, 0, 0, 0, 1]),
+                Ok(KeyType::Other),
+            ),
+            (rsa_spki(&modulus(0x80, 9000, 1), &[3]), Ok(KeyType::Other)),
+            (rsa_spki(&[0x80, 1], &[3]), Err(CertificateError::PublicKey)),
+            (curve(p256, &[4; 65]), Ok(KeyType::P256)),
+            (curve(p256, &[2; 33]), Ok(KeyType::Other)),
+            (curve(p256, &[6; 65]), Ok(KeyType::Other)),
+            (curve(p256, &[4; 97]), Ok(KeyType::Other)),
+            (curve(p384, &[4; 97]), Ok(KeyType::P384)),
+            (curve(p384, &[4; 65]), Ok(KeyType::Other)),
+            (curve("1.3.132.0.35", &[4; 133]), Ok(KeyType::Other)),
+            (ed25519(32), Ok(KeyType::Ed25519)),
+            (ed25519(31), Err(CertificateError::PublicKey)),
+            (unused_bits, Err(CertificateError::PublicKey)),
+            (
+                sequence(&[tlv(NULL, &[]), tlv(BIT_STRING, &[0])]),
+                Err(CertificateError::PublicKey),
+            ),
+            (Vec::new(), Err(CertificateError::PublicKey)),
+        ] {
+            assert_eq!(
+                KeyType::from_spki(&spki),
+                expected,
+                "{:x?}",
+                &spki[..spki.len().min(40)]
+            );
+        }
+    }
+
+    #[test]
+    fn strong_is_what_an_issuer_may_have() {
+        for (key, strong) in [
+            (KeyType::P256, true),
+            (KeyType::P384, true),
+            (KeyType::Ed25519, true),
+            (KeyType::Rsa { bits: 2047 }, false),
+            (KeyType::Rsa { bits: 2048 }, true),
+            (KeyType::Rsa { bits: 8192 }, true),
+            (KeyType::Rsa { bits: 8193 }, false),
+            (KeyType::Other, false),
+        ] {
+            assert_eq!(key.is_strong(), strong, "{key}");
+            assert_eq!(KeyPolicy::default().allows(key), strong, "{key}");
+        }
+    }
+
+    #[test]
+    fn the_key_policy_is_strict() {
+        let read = |text: &str| serde_json::from_str::<KeyPolicy>(text);
+        assert_eq!(read("{}").unwrap(), KeyPolicy::default());
+        let rsa = read(r#"{"types": ["rsa"], "min_rsa_bits": 3072}"#).unwrap();
+        for (key, allowed) in [
+            (KeyType::P256, false),
+            (KeyType::P384, false),
+            (KeyType::Ed25519, false),
+            (KeyType::Other, false),
+            (KeyType::Rsa { bits: 2048 }, false),
+            (KeyType::Rsa { bits: 3071 }, false),
+            (KeyType::Rsa { bits: 3072 }, true),
+        ] {
+            assert_eq!(rsa.allows(key), allowed, "{key}");
+        }
+        for (types, key) in [
+            ("p256", KeyType::P256),
+            ("p384", KeyType::P384),
+            ("ed25519", KeyType::Ed25519),
+        ] {
+            let policy = read(&format!(r#"{{"types": ["{types}"]}}"#)).unwrap();
+            for other in [
+                KeyType::P256,
+                KeyType::P384,
+                KeyType::Ed25519,
+                KeyType::Rsa { bits: 4096 },
+            ] {
+                assert_eq!(policy.allows(other), other == key);
+            }
+        }
+        for (text, says) in [
+            (r#"{"types": []}"#, "types is empty"),
+            (r#"{"min_rsa_bits": 1024}"#, "between 2048 and 8192"),
+            (r#"{"min_rsa_bits": 2047}"#, "between 2048 and 8192"),
+            (r#"{"min_rsa_bits": 8193}"#, "between 2048 and 8192"),
+            (r#"{"types": ["p521"]}"#, "unknown variant `p521`"),
+            (r#"{"min_bits": 2048}"#, "unknown field `min_bits`"),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+}

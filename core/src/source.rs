@@ -337,3 +337,355 @@ macro_rules! as_text {
 
 as_text!(UriTemplate);
 as_text!(DnsTemplate);
+
+#[cfg(all(test, feature = "verify"))]
+mod tests {
+    use super::*;
+    use crate::testing::*;
+
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    fn read(json: &str) -> Result<IdentitySource, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_source_is_written_as_the_configuration_has_it() {
+        for (json, name) in [
+            (
+                r#"{"source": "subject.serial_number"}"#,
+                "subject.serial_number",
+            ),
+            (
+                r#"{"source": "san.hardware_module_name", "hw_type": "1.3.6.1.4.1.32473.1"}"#,
+                "san.hardware_module_name",
+            ),
+            (
+                r#"{"source": "san.permanent_identifier"}"#,
+                "san.permanent_identifier",
+            ),
+            (
+                r#"{"source": "san.permanent_identifier", "assigner": "1.3.6.1.4.1.32473"}"#,
+                "san.permanent_identifier",
+            ),
+            (
+                r#"{"source": "san.uri", "template": "urn:x:{serial}"}"#,
+                "san.uri",
+            ),
+            (
+                r#"{"source": "san.dns", "template": "{serial}.x"}"#,
+                "san.dns",
+            ),
+            (
+                r#"{"source": "subject.common_name"}"#,
+                "subject.common_name",
+            ),
+        ] {
+            assert_eq!(read(json).unwrap().name(), name);
+        }
+        for (json, says) in [
+            ("{}", "missing field `source`"),
+            (r#"{"source": "san.email"}"#, "unknown variant `san.email`"),
+            (
+                r#"{"source": "subject.serial_number", "template": "x"}"#,
+                "unknown field `template`",
+            ),
+            (
+                r#"{"source": "subject.common_name", "x": 1}"#,
+                "unknown field `x`",
+            ),
+            (
+                r#"{"source": "san.hardware_module_name"}"#,
+                "missing field `hw_type`",
+            ),
+            (
+                r#"{"source": "san.hardware_module_name", "hw_type": "acme"}"#,
+                "is no object identifier; write it in dots",
+            ),
+            (
+                r#"{"source": "san.permanent_identifier", "assigner": ""}"#,
+                "is no object identifier; write it in dots",
+            ),
+            (r#"{"source": "san.uri"}"#, "missing field `template`"),
+            (
+                r#"{"source": "san.uri", "template": "urn:x"}"#,
+                "{serial} exactly once",
+            ),
+        ] {
+            let error = read(json).unwrap_err();
+            assert!(error.contains(says), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_uri_template_finds_one_segment() {
+        for (template, uri, serial) in [
+            (
+                "urn:dev:ops:32473-{serial}",
+                "urn:dev:ops:32473-SN1",
+                Some("SN1"),
+            ),
+            (
+                "urn:dev:ops:32473-{serial}",
+                "urn:dev:ops:32473-SN-1",
+                Some("SN-1"),
+            ),
+            ("urn:dev:ops:32473-{serial}", "urn:dev:ops:32473-", None),
+            ("urn:dev:ops:32473-{serial}", "urn:dev:ops:32474-SN1", None),
+            ("urn:dev:ops:32473-{serial}", "URN:dev:ops:32473-SN1", None),
+            ("urn:dev:ops:32473-{serial}", "xurn:dev:ops:32473-SN1", None),
+            (
+                "urn:dev:ops:32473-{serial}",
+                "urn:dev:ops:32473-a%2Fb",
+                Some("a%2Fb"),
+            ),
+            (
+                "spiffe://acme/device/{serial}",
+                "spiffe://acme/device/SN1",
+                Some("SN1"),
+            ),
+            (
+                "spiffe://acme/device/{serial}",
+                "spiffe://acme/device/SN1/x",
+                None,
+            ),
+            (
+                "spiffe://acme/device/{serial}",
+                "spiffe://acme/device/SN1?x",
+                None,
+            ),
+            (
+                "spiffe://acme/device/{serial}",
+                "spiffe://acme/device/SN1#x",
+                None,
+            ),
+            (
+                "spiffe://acme/device/{serial}",
+                "spiffe://acme/device/",
+                None,
+            ),
+            (
+                "spiffe://acme/{serial}/key",
+                "spiffe://acme/SN1/key",
+                Some("SN1"),
+            ),
+            ("spiffe://acme/{serial}/key", "spiffe://acme/SN1/keys", None),
+            ("spiffe://acme/{serial}/key", "spiffe://acme/key", None),
+            ("spiffe://acme/{serial}/key", "spiffe://acme//key", None),
+            ("a:{serial}a", "a:a", None),
+            ("a:{serial}a", "a:aa", Some("a")),
+        ] {
+            let read: UriTemplate = template.parse().unwrap();
+            assert_eq!(read.to_string(), template);
+            assert_eq!(read.serial(uri), serial, "{template} {uri}");
+            if let Some(serial) = serial {
+                assert_eq!(read.with(serial), uri);
+            }
+        }
+    }
+
+    #[test]
+    fn a_dns_template_finds_one_label() {
+        let longest = "x".repeat(63);
+        let too_long = "x".repeat(64);
+        for (template, name, serial) in [
+            (
+                "{serial}.devices.example",
+                "SN1.devices.example".to_owned(),
+                Some("SN1"),
+            ),
+            (
+                "{serial}.devices.example",
+                "SN1.DEVICES.Example".to_owned(),
+                Some("SN1"),
+            ),
+            (
+                "{serial}.devices.example",
+                "sn1.devices.example".to_owned(),
+                Some("sn1"),
+            ),
+            (
+                "{serial}.devices.example",
+                "a.b.devices.example".to_owned(),
+                None,
+            ),
+            (
+                "{serial}.devices.example",
+                "*.devices.example".to_owned(),
+                None,
+            ),
+            (
+                "{serial}.devices.example",
+                "a*.devices.example".to_owned(),
+                None,
+            ),
+            (
+                "{serial}.devices.example",
+                ".devices.example".to_owned(),
+                None,
+            ),
+            (
+                "{serial}.devices.example",
+                "devices.example".to_owned(),
+                None,
+            ),
+            (
+                "{serial}.devices.example",
+                "SN1.devices.example.".to_owned(),
+                None,
+            ),
+            (
+                "{serial}.devices.example",
+                "SN1.devices.examples".to_owned(),
+                None,
+            ),
+            (
+                "{serial}.devices.example",
+                "SN1.device.example".to_owned(),
+                None,
+            ),
+            (
+                "{serial}.devices.example",
+                "a b.devices.example".to_owned(),
+                None,
+            ),
+            (
+                "{serial}.devices.example",
+                format!("{longest}.devices.example"),
+                Some(&*longest),
+            ),
+            (
+                "{serial}.devices.example",
+                format!("{too_long}.devices.example"),
+                None,
+            ),
+            (
+                "dev.{serial}.example",
+                "dev.SN_1.example".to_owned(),
+                Some("SN_1"),
+            ),
+            ("dev.{serial}.example", "dev.example".to_owned(), None),
+            ("dev.{serial}.example", "dev.".to_owned(), None),
+            ("{serial}", "SN1".to_owned(), Some("SN1")),
+            ("{serial}", "SN1.example".to_owned(), None),
+        ] {
+            let read: DnsTemplate = template.parse().unwrap();
+            assert_eq!(read.to_string(), template);
+            assert_eq!(read.serial(&name), serial, "{template} {name}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_template_says_how_to_mend_it() {
+        use TemplateError as E;
+        let long = format!("urn:{}{{serial}}", "x".repeat(256));
+        for (text, uri, dns) in [
+            ("", E::Placeholder, E::Placeholder),
+            ("urn:x", E::Placeholder, E::Placeholder),
+            ("urn:{serial}{serial}", E::Placeholder, E::Placeholder),
+            ("urn:{serial}:{serial}", E::Placeholder, E::Placeholder),
+            ("urn:{Serial}", E::Placeholder, E::Placeholder),
+            ("urn:{serial}:{x}", E::Placeholder, E::Placeholder),
+            ("urn:{{serial}}", E::Placeholder, E::Placeholder),
+            ("urn: {serial}", E::Characters, E::Characters),
+            ("urn:ü{serial}", E::Characters, E::Characters),
+            (long.as_str(), E::Characters, E::Characters),
+        ] {
+            assert_eq!(text.parse::<UriTemplate>(), Err(uri), "{text}");
+            assert_eq!(text.parse::<DnsTemplate>(), Err(dns), "{text}");
+        }
+        for text in [
+            "{serial}",
+            "acme/{serial}",
+            "{serial}:x",
+            "1a:{serial}",
+            ":{serial}",
+        ] {
+            assert_eq!(text.parse::<UriTemplate>(), Err(E::Scheme), "{text}");
+        }
+        for text in [
+            "a-{serial}.x",
+            "{serial}-a.x",
+            "*.{serial}",
+            "{serial}.",
+            ".{serial}",
+            "a..{serial}",
+        ] {
+            assert_eq!(text.parse::<DnsTemplate>(), Err(E::Label), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_source_reads_its_own_field() {
+        let certificate = Draft::device()
+            .subject_attributes(&[
+                attribute(id::COMMON_NAME, UTF8, b"cn"),
+                attribute(id::SERIAL_NUMBER, PRINTABLE, b"sn"),
+                attribute(id::SERIAL_NUMBER, PRINTABLE, b"sn2"),
+            ])
+            .with(alternative_names(&[
+                hardware_module(id::HW_TYPE, b"hw\0"),
+                hardware_module("1.3.6.1.4.1.32473.2", b"other"),
+                permanent_identifier(Some("perm"), None),
+                permanent_identifier(Some("assigned"), Some("1.3.6.1.4.1.32473")),
+                permanent_identifier(None, Some("1.2.3")),
+                uri("urn:dev:uri"),
+                uri("https://example"),
+                dns("label.example"),
+                dns("example"),
+                // Others are read and not kept: rfc822Name, iPAddress, registeredID, UPN.
+                tlv(0x81, b"sn@example"),
+                tlv(0x87, &[127, 0, 0, 1]),
+                tlv(0x88, &[0x2A, 3]),
+                other_name("1.3.6.1.4.1.311.20.2.3", &tlv(UTF8, b"upn")),
+                tlv(0xA4, &name("directory")),
+            ]))
+            .parsed();
+        for (json, serials) in [
+            (r#"{"source": "subject.serial_number"}"#, vec!["sn", "sn2"]),
+            (r#"{"source": "subject.common_name"}"#, vec!["cn"]),
+            (
+                r#"{"source": "san.hardware_module_name", "hw_type": "1.3.6.1.4.1.32473.1"}"#,
+                vec!["hw\0"],
+            ),
+            (
+                r#"{"source": "san.hardware_module_name", "hw_type": "1.3.6.1.4.1.32473"}"#,
+                vec![],
+            ),
+            (r#"{"source": "san.permanent_identifier"}"#, vec!["perm"]),
+            (
+                r#"{"source": "san.permanent_identifier", "assigner": "1.3.6.1.4.1.32473"}"#,
+                vec!["assigned"],
+            ),
+            (
+                r#"{"source": "san.permanent_identifier", "assigner": "1.2.3"}"#,
+                vec!["sn", "sn2"],
+            ),
+            (
+                r#"{"source": "san.permanent_identifier", "assigner": "1.2.4"}"#,
+                vec![],
+            ),
+            (
+                r#"{"source": "san.uri", "template": "urn:dev:{serial}"}"#,
+                vec!["uri"],
+            ),
+            (
+                r#"{"source": "san.dns", "template": "{serial}.example"}"#,
+                vec!["label"],
+            ),
+        ] {
+            let found = read(json).unwrap().serials(&certificate).unwrap();
+            let serials: Vec<_> = serials.iter().map(|serial| serial.as_bytes()).collect();
+            assert_eq!(found, serials, "{json}");
+        }
+        let bare = Draft::device().subject_attributes(&[]).parsed();
+        for json in [
+            r#"{"source": "subject.serial_number"}"#,
+            r#"{"source": "subject.common_name"}"#,
+            r#"{"source": "san.permanent_identifier"}"#,
+        ] {
+            assert!(read(json).unwrap().serials(&bare).unwrap().is_empty());
+        }
+    }
+}
