@@ -362,3 +362,291 @@ impl fmt::Display for Signer<'_> {
         )
     }
 }
+
+#[cfg(all(test, feature = "verify"))]
+mod tests {
+    use super::*;
+    use crate::signature::RustVerifier;
+    use crate::testing::*;
+
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    fn sources() -> Vec<IdentitySource> {
+        vec![IdentitySource::SubjectSerialNumber]
+    }
+
+    fn issuer(namespace: &str, certificates: &[String]) -> Result<Issuer, IssuerError> {
+        Issuer::new(namespace, certificates, sources(), false)
+    }
+
+    /// The namespace of the issuer that signed it.
+    fn namespace_of(issuers: &IssuerSet, der: &[u8]) -> Result<String, IssuerMismatch> {
+        let certificate = PeerCertificate::parse_der(der).unwrap();
+        match issuers.issuer_of(&certificate, &RustVerifier) {
+            Ok(signer) => Ok(signer.issuer.namespace().to_owned()),
+            Err(DenyReason::UnknownIssuer(mismatch)) => Err(mismatch),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    fn key_identifier(draft: Draft, octets: &[u8]) -> Draft {
+        draft.with(extension(
+            id::SUBJECT_KEY_IDENTIFIER,
+            false,
+            &tlv(OCTET_STRING, octets),
+        ))
+    }
+
+    fn authority(draft: Draft, octets: &[u8]) -> Draft {
+        let value = sequence(&[tlv(0x80, octets)]);
+        draft.with(extension(id::AUTHORITY_KEY_IDENTIFIER, false, &value))
+    }
+
+    #[test]
+    fn what_cannot_be_an_issuer_says_which_certificate_and_why() {
+        let draft = || Draft::ca("Acme Device CA", &key(1));
+        let pem_of = |change: &dyn Fn(&mut Draft)| {
+            let mut draft = draft();
+            change(&mut draft);
+            pem(&draft.signed())
+        };
+        let weak = include_str!("../testdata/rsa1024-sha256.pem");
+        let curve = include_str!("../testdata/p521-sha256.pem");
+        for (certificate, error) in [
+            (
+                "x".into(),
+                IssuerError::Unreadable {
+                    certificate: 1,
+                    cause: CertificateError::Pem,
+                },
+            ),
+            (
+                pem(&Draft::device().signed()),
+                IssuerError::NotCa { certificate: 1 },
+            ),
+            (
+                pem_of(&|draft| draft.extensions = vec![key_usage(0x04)]),
+                IssuerError::NotCa { certificate: 1 },
+            ),
+            (
+                pem_of(&|draft| draft.extensions = vec![basic_constraints(true), key_usage(0x80)]),
+                IssuerError::NotCa { certificate: 1 },
+            ),
+            (
+                pem_of(&|draft| {
+                    let constraints = extension(id::NAME_CONSTRAINTS, true, &sequence(&[]));
+                    draft.extensions.push(constraints);
+                }),
+                IssuerError::CriticalExtension { certificate: 1 },
+            ),
+            (
+                weak.into(),
+                IssuerError::Key {
+                    certificate: 1,
+                    key: KeyType::Rsa { bits: 1024 },
+                },
+            ),
+            (
+                curve.into(),
+                IssuerError::Key {
+                    certificate: 1,
+                    key: KeyType::Other,
+                },
+            ),
+            (ca(), IssuerError::Twice { certificate: 1 }),
+            (
+                pem_of(&|draft| draft.serial_number = tlv(INTEGER, &[9])),
+                IssuerError::Twice { certificate: 1 },
+            ),
+        ] {
+            let error_seen = issuer("acme", &[ca(), certificate]).unwrap_err();
+            assert_eq!(error_seen, error);
+            assert_eq!(error_seen.certificate(), Some(1));
+        }
+        let bare = pem_of(&|draft| draft.extensions = vec![basic_constraints(true)]);
+        assert!(issuer("acme", &[bare]).is_ok(), "keyUsage may be absent");
+        for (error, expected) in [
+            (issuer("Acme", &[ca()]), IssuerError::Namespace),
+            (issuer("acme", &[]), IssuerError::NoCertificate),
+            (
+                issuer("acme", &vec![ca(); 17]),
+                IssuerError::TooManyCertificates,
+            ),
+            (
+                Issuer::new("acme", &[ca()], Vec::new(), false),
+                IssuerError::NoSource,
+            ),
+        ] {
+            assert_eq!(error, Err(expected));
+            assert_eq!(expected.certificate(), None);
+        }
+    }
+
+    #[test]
+    fn issuers_that_would_give_a_device_two_identities_do_not_go_together() {
+        let other = pem(&Draft::ca("Other CA", &key(3)).signed_by(&key(3)));
+        let acme = issuer("acme", &[ca()]).unwrap();
+        let both = issuer("both", &[other.clone(), ca()]).unwrap();
+        let error = IssuerSet::new(vec![acme.clone(), both]).unwrap_err();
+        assert_eq!(
+            error,
+            IssuerSetError::Certificate {
+                issuer: 1,
+                certificate: 1,
+                other: 0
+            }
+        );
+        assert_eq!(error.issuer(), 1);
+        let again = issuer("acme", &[other.clone()]).unwrap();
+        let globex = issuer("globex", &[other]).unwrap();
+        let error = IssuerSet::new(vec![acme.clone(), again]).unwrap_err();
+        assert_eq!(
+            error,
+            IssuerSetError::Namespace {
+                issuer: 1,
+                other: 0
+            }
+        );
+        let issuers = IssuerSet::new(vec![acme, globex]).unwrap();
+        assert_eq!(issuers.iter().count(), 2);
+        assert!(!issuers.is_empty() && IssuerSet::default().is_empty());
+    }
+
+    #[test]
+    fn the_signature_names_the_issuer() {
+        // The same name in two namespaces; the key tells them apart.
+        let twin = pem(&Draft::ca("Acme Device CA", &key(3)).signed_by(&key(3)));
+        let issuers = IssuerSet::new(vec![
+            issuer("acme", &[ca()]).unwrap(),
+            issuer("globex", &[twin]).unwrap(),
+        ])
+        .unwrap();
+        let device = Draft::device();
+        for (signer, namespace) in [
+            (1, Ok("acme".to_owned())),
+            (3, Ok("globex".to_owned())),
+            (4, Err(IssuerMismatch::Signature)),
+        ] {
+            assert_eq!(
+                namespace_of(&issuers, &device.signed_by(&key(signer))),
+                namespace
+            );
+        }
+        let nobody = IssuerSet::default();
+        assert_eq!(
+            namespace_of(&nobody, &device.signed()),
+            Err(IssuerMismatch::Name)
+        );
+    }
+
+    #[test]
+    fn a_name_is_compared_as_der() {
+        let issuers = issuers(sources());
+        let as_type = |tag, text: &[u8]| {
+            let mut device = Draft::device();
+            device.issuer = sequence(&[attribute(id::COMMON_NAME, tag, text)]);
+            namespace_of(&issuers, &device.signed())
+        };
+        assert_eq!(as_type(UTF8, b"Acme Device CA"), Ok("acme".into()));
+        assert_eq!(
+            as_type(PRINTABLE, b"Acme Device CA"),
+            Err(IssuerMismatch::Name)
+        );
+        assert_eq!(as_type(UTF8, b"acme device ca"), Err(IssuerMismatch::Name));
+        assert_eq!(as_type(UTF8, b""), Err(IssuerMismatch::Name));
+    }
+
+    #[test]
+    fn key_identifiers_agree_where_both_are_present() {
+        let with = pem(&key_identifier(Draft::ca("Acme Device CA", &key(1)), b"k1").signed());
+        for (certificate, named, fits) in [
+            (ca(), None, true),
+            (ca(), Some(b"k1"), true),
+            (with.clone(), None, true),
+            (with.clone(), Some(b"k1"), true),
+            (with, Some(b"k2"), false),
+        ] {
+            let issuers = IssuerSet::new(vec![issuer("acme", &[certificate]).unwrap()]).unwrap();
+            let device = match named {
+                Some(octets) => authority(Draft::device(), octets),
+                None => Draft::device(),
+            };
+            let expected = if fits {
+                Ok("acme".to_owned())
+            } else {
+                Err(IssuerMismatch::KeyIdentifier)
+            };
+            assert_eq!(namespace_of(&issuers, &device.signed()), expected);
+        }
+    }
+
+    #[test]
+    fn while_one_ca_hands_over_both_sign_for_the_namespace() {
+        // The next one: the same name, another key.
+        let next = pem(&Draft::ca("Acme Device CA", &key(5)).signed_by(&key(5)));
+        for certificates in [[ca(), next.clone()], [next, ca()]] {
+            let issuers = IssuerSet::new(vec![issuer("acme", &certificates).unwrap()]).unwrap();
+            for (signer, expected) in [
+                (1, Ok("acme".to_owned())),
+                (5, Ok("acme".to_owned())),
+                (6, Err(IssuerMismatch::Signature)),
+            ] {
+                let device = Draft::device().signed_by(&key(signer));
+                assert_eq!(namespace_of(&issuers, &device), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn an_algorithm_that_is_not_accepted_or_does_not_fit_the_key_is_refused_unverified() {
+        struct NoVerifier;
+        impl VerifySignature for NoVerifier {
+            fn verify(
+                &self,
+                _: crate::signature::SignatureAlgorithm,
+                _: &[u8],
+                _: &[u8],
+                _: &[u8],
+            ) -> Result<(), SignatureError> {
+                panic!("asked to verify")
+            }
+        }
+        let issuers = issuers(sources());
+        // ECDSA with SHA-1, RSA with SHA-256, Ed25519.
+        for algorithm in ["1.2.840.10045.4.1", "1.2.840.113549.1.1.11", "1.3.101.112"] {
+            let mut device = Draft::device();
+            device.algorithm = sequence(&[oid(algorithm)]);
+            device.outer_algorithm.clone_from(&device.algorithm);
+            let result = issuers.issuer_of(&device.parsed(), &NoVerifier).map(|_| ());
+            assert_eq!(
+                result,
+                Err(DenyReason::UnknownIssuer(IssuerMismatch::Algorithm)),
+                "{algorithm}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_verifier_that_cannot_is_a_no() {
+        struct Cannot;
+        impl VerifySignature for Cannot {
+            fn verify(
+                &self,
+                _: crate::signature::SignatureAlgorithm,
+                _: &[u8],
+                _: &[u8],
+                _: &[u8],
+            ) -> Result<(), SignatureError> {
+                Err(SignatureError::Unsupported)
+            }
+        }
+        let result = issuers(sources())
+            .issuer_of(&Draft::device().parsed(), &Cannot)
+            .map(|_| ());
+        assert_eq!(
+            result,
+            Err(DenyReason::UnknownIssuer(IssuerMismatch::Algorithm))
+        );
+    }
+}
