@@ -88,12 +88,12 @@ pub enum Command {
         long_about = "Make a device: key pair, certificate, claim code and claim secret, and a label with a QR code.\n\nEach device gets a directory of its own below --out with key.pem, cert.pem, chain.pem, label.svg, label.png and device.json. device.json is the line for `medbind enrol`: it holds the hash of the claim secret, never the secret. The secret is shown once, here and on the label.\n\nWith --csr the device keeps its key to itself: its request is signed. With --renew only a new certificate is made, for a device that is enrolled already: its binding hangs on its identity and stays."
     )]
     #[command(
-        after_long_help = "Examples:\n  medbind provision --ca device-ca --serial SN0001 --class cgm --portal https://portal.example\n  medbind provision --ca device-ca --from SN0001 --count 500 --class cgm --portal https://portal.example\n  medbind provision --ca device-ca --serial SN0001 --csr sn0001.csr.pem --secret-on-label no\n  medbind provision --ca device-ca --serial SN0001 --renew\n  medbind provision --ca device-ca --serial SN0001 \\\n      --source san.hardware_module_name --hw-type 1.3.6.1.4.1.32473.1 \\\n      --source 'san.uri=urn:dev:ops:32473-{serial}'"
+        after_long_help = "Examples:\n  medbind provision --ca device-ca --serial SN0001 --class cgm --portal https://portal.example\n  medbind provision --ca device-ca --from SN0001 --count 500 --class cgm --portal https://portal.example\n  medbind provision --ca device-ca --serial SN0001 --class cgm --csr sn0001.csr.pem\n  medbind provision --ca device-ca --serial SN0001 --renew\n  medbind provision --ca device-ca --serial SN0001 --class cgm \\\n      --source san.hardware_module_name --hw-type 1.3.6.1.4.1.32473.1 \\\n      --source 'san.uri=urn:dev:ops:32473-{serial}'"
     )]
     Provision(Provision),
     /// Enrol devices with the registry: one, or a stream of a million lines
     #[command(
-        long_about = "Enrol devices with the registry: one, or a stream of a million lines.\n\nA line of NDJSON holds `device`, `code`, `secret_hash` and, where there are any, `class`, `pins` and `expires_at`; CSV has the same names in its first line. Each bad line is reported by its number, and the others are enrolled: exit status 1 says that there were bad ones."
+        long_about = "Enrol devices with the registry: one, or a stream of a million lines.\n\nA line of NDJSON holds `device`, `code`, `secret_hash`, `class` and, where there are any, `pins` and `expires_at`; CSV has the same names in its first line. Each bad line is reported by its number, and the others are enrolled: exit status 1 says that there were bad ones."
     )]
     #[command(
         after_long_help = "Examples:\n  medbind enrol devices/SN0001/device.json\n  medbind enrol devices/enrol.ndjson\n  zcat fleet.csv.gz | medbind enrol --format csv -\n  medbind enrol --device acme:SN1 --code K7Q2-9F3M-X4TB-Z --secret-hash 9f86d0... --class cgm"
@@ -280,7 +280,7 @@ pub struct Provision {
     #[arg(long, value_name = "TYPE", default_value = "p256")]
     pub key_type: KeyType,
     /// What kind of device it is; chooses rules (`infusion_pump`, `cgm`)
-    #[arg(long, value_name = "CLASS")]
+    #[arg(long, value_name = "CLASS", required_unless_present = "renew")]
     pub class: Option<DeviceClass>,
     /// Where people claim: the label's QR code is a link to it [default: --registry]
     ///
@@ -332,7 +332,7 @@ pub struct Enrol {
     #[arg(long, value_name = "FORMAT", requires = "file")]
     pub format: Option<EnrolFormat>,
     /// Enrol this one device
-    #[arg(long, value_name = "DEVICE", requires_all = ["code", "secret_hash"])]
+    #[arg(long, value_name = "DEVICE", requires_all = ["code", "secret_hash", "class"])]
     pub device: Option<DeviceId>,
     /// Its claim code
     #[arg(long, value_name = "CODE", requires = "device")]

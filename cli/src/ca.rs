@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use jiff::tz::Offset;
 use jiff::{Span, Timestamp};
 use medbind_core::identity::check_namespace;
+use medbind_core::issuer::IssuerSet;
+use medbind_core::source::IdentitySource;
 use medbind_registry::pki::{
     CERTIFICATE_FILE, CertificateAuthority, KEY_FILE, PkiError, create_private_directory,
     write_private_file,
@@ -84,6 +86,22 @@ impl DeviceCa {
             root_pem,
             not_after: facts.not_after.unix_seconds(),
         })
+    }
+}
+
+impl DeviceCa {
+    /// This CA as a guard knows it.
+    pub fn as_issuer(&self, sources: &[Source]) -> Result<IssuerSet, Failure> {
+        let sources = serde_json::to_value(sources).map_err(Failure::refused)?;
+        let sources: Vec<IdentitySource> =
+            serde_json::from_value(sources).map_err(Failure::usage)?;
+        let namespace = &self.settings.namespace;
+        let certificates = [self.authority.certificate_pem()];
+        let issuer = medbind_core::issuer::Issuer::new(namespace, &certificates, sources, true);
+        let issuer = issuer.map_err(|error| {
+            Failure::usage(format_args!("a guard would not take this CA: {error}"))
+        })?;
+        IssuerSet::new(vec![issuer]).map_err(Failure::usage)
     }
 }
 
@@ -220,7 +238,7 @@ fn report(args: &CaInit, global: &Global, name: &str, end: i64) {
         ));
     }
     lines.push_str(&format!(
-        "{dim}next: medbind provision --ca {} --serial SN0001{dim:#}\n",
+        "{dim}next: medbind provision --ca {} --serial SN0001 --class cgm{dim:#}\n",
         args.dir.display()
     ));
     output::text(&lines);

@@ -90,7 +90,10 @@ impl Registry {
         let body = response.bytes().await.unwrap_or_default();
         let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
         let code = problem["code"].as_str().unwrap_or_default();
-        let said = problem["detail"].as_str().or(problem["title"].as_str());
+        let said = match code {
+            "unknown_device" => Some("it has no such device"),
+            _ => problem["detail"].as_str().or(problem["title"].as_str()),
+        };
         let what = match said {
             Some(said) => format!("the registry refuses: {said} ({code}, status {status})"),
             None => format!("the registry at {} answers {status}", self.base),

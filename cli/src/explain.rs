@@ -26,7 +26,7 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use crate::args::{Explain, Global};
-use crate::check;
+use crate::check::{self, Found};
 use crate::client::Registry;
 use crate::failure::{Failure, Outcome};
 use crate::output;
@@ -40,7 +40,7 @@ pub async fn explain(args: &Explain, global: &Global) -> Outcome {
     let mut steps = Vec::new();
     let peer = peer(args, &guard, &mut steps)?;
     let token = token(args);
-    let mut known = Known::read(args, &guard)?;
+    let mut known = Known::read(args)?;
 
     let facts = args.path.as_ref().map(|path| Facts {
         peer: &peer,
@@ -74,32 +74,33 @@ pub async fn explain(args: &Explain, global: &Global) -> Outcome {
     Ok(ExitCode::from(u8::from(told.denied.is_some())))
 }
 
-/// The one guard of a file.
+/// The one guard of a file. Where there are several, the one that knows issuers: beside it, a
+/// guard may stand before a listener for probes.
 fn guard(path: &Path) -> Result<Box<GuardConfig>, Failure> {
     let text = check::read(path)?;
-    let found = check::configurations(path, &text)?;
-    let mut guards = Vec::new();
-    for one in found {
-        match one.parse() {
-            Ok(PluginConfig::Guard(guard)) => guards.push((one.node.line, guard)),
-            Ok(PluginConfig::Sync(_)) => {}
-            Err(problems) => {
-                let text = problems.join("\n  ");
-                return Err(Failure::usage(format_args!("{}: {text}", path.display()))
-                    .next(format_args!("medbind check {}", path.display())));
-            }
-        }
+    let mut guards = check::configurations(path, &text)?;
+    guards.retain(|one| one.role() != "sync");
+    if guards.len() > 1 {
+        let knows_issuers = |one: &Found| {
+            let issuers = one.node.get("issuers");
+            issuers.is_some_and(|issuers| !issuers.items().is_empty())
+        };
+        guards.retain(knows_issuers);
     }
-    match guards.len() {
-        1 => {}
-        0 => {
+    guards.dedup_by(|one, other| one.node.to_json() == other.node.to_json());
+    let one = match guards.as_slice() {
+        [one] => one,
+        [] => {
             return Err(
                 Failure::usage(format_args!("{} holds no guard", path.display()))
                     .next("name a file with a configuration whose role is http"),
             );
         }
-        _ => {
-            let lines: Vec<String> = guards.iter().map(|(line, _)| line.to_string()).collect();
+        several => {
+            let lines: Vec<String> = several
+                .iter()
+                .map(|one| one.node.line.to_string())
+                .collect();
             return Err(Failure::usage(format_args!(
                 "{} holds several guards, at the lines {}",
                 path.display(),
@@ -107,9 +108,18 @@ fn guard(path: &Path) -> Result<Box<GuardConfig>, Failure> {
             ))
             .next("write the one that is meant into a file of its own"));
         }
+    };
+    let next = format!("medbind check {}", path.display());
+    match one.parse() {
+        Ok(PluginConfig::Guard(guard)) => Ok(guard),
+        Ok(PluginConfig::Sync(_)) => {
+            Err(Failure::usage(format_args!("{} holds no guard", path.display())).next(next))
+        }
+        Err(problems) => {
+            let problems = problems.join("\n  ");
+            Err(Failure::usage(format_args!("{}, {problems}", path.display())).next(next))
+        }
     }
-    let last = guards.pop().map(|(_, guard)| guard);
-    last.ok_or_else(|| Failure::usage("no guard"))
 }
 
 /// Reads and verifies the certificate as the module does on its first sight.
@@ -188,7 +198,7 @@ impl Bindings for Known {
 }
 
 impl Known {
-    fn read(args: &Explain, _guard: &GuardConfig) -> Result<Self, Failure> {
+    fn read(args: &Explain) -> Result<Self, Failure> {
         let mut known = Self {
             records: HashMap::new(),
             whole: args.bindings.is_some(),

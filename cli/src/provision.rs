@@ -8,15 +8,19 @@ use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
+use medbind_core::certificate::PeerCertificate;
 use medbind_core::claim::{CODE_SYMBOLS, ClaimCode, ClaimSecret, SECRET_SYMBOLS};
 use medbind_core::identity::DeviceId;
+use medbind_core::issuer::IssuerSet;
+use medbind_core::peer::authenticate;
+use medbind_core::signature::{KeyPolicy, RustVerifier};
 use medbind_registry::pki::{
     CERTIFICATE_FILE, KEY_FILE, create_private_directory, write_private_file,
 };
 use rcgen::{
-    CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
-    PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKeyData, SerialNumber,
+    CertificateParams, CertificateSigningRequestParams, DistinguishedName, ExtendedKeyUsagePurpose,
+    IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
+    PublicKeyData, SerialNumber,
 };
 use serde_json::json;
 
@@ -37,6 +41,7 @@ struct Plan<'a> {
     args: &'a Provision,
     ca: DeviceCa,
     sources: Vec<Source>,
+    issuers: IssuerSet,
     begin: i64,
     end: i64,
     portal: Option<String>,
@@ -136,6 +141,7 @@ fn plan<'a>(args: &'a Provision, global: &Global) -> Result<Plan<'a>, Failure> {
     }
     Ok(Plan {
         args,
+        issuers: ca.as_issuer(&sources)?,
         ca,
         sources,
         begin,
@@ -176,7 +182,7 @@ impl Plan<'_> {
             .map_err(|error| Failure::usage(format_args!("the serial {serial:?}: {error}")))?;
         let dir = self.args.out.join(device.serial());
         if self.args.renew {
-            self.renew(serial, &dir)?;
+            self.renew(serial, &device, &dir)?;
             return Ok(self.made(device, dir, None));
         }
         if dir.exists() {
@@ -189,6 +195,7 @@ impl Plan<'_> {
             ));
         }
         let (certificate, key) = self.certificate(serial)?;
+        self.prove(&certificate, &device)?;
         let claim = self.claimable(&device)?;
         let line = self.enrol_line(&device, &claim);
         let mut files: Vec<(&str, Vec<u8>)> = vec![
@@ -222,8 +229,9 @@ impl Plan<'_> {
         }
     }
 
-    fn renew(&self, serial: &str, dir: &Path) -> Result<(), Failure> {
+    fn renew(&self, serial: &str, device: &DeviceId, dir: &Path) -> Result<(), Failure> {
         let (certificate, key) = self.certificate(serial)?;
+        self.prove(&certificate, device)?;
         create_private_directory(dir).map_err(Failure::refused)?;
         let chain = self.chain(&certificate);
         let files = [
@@ -243,6 +251,25 @@ impl Plan<'_> {
             fs::rename(&new, &path).map_err(failed)?;
         }
         Ok(())
+    }
+
+    /// No device leaves with a certificate that a guard refuses or takes for another device's.
+    fn prove(&self, certificate: &str, device: &DeviceId) -> Result<(), Failure> {
+        let refused = |why: &dyn std::fmt::Display| {
+            Failure::usage(format_args!(
+                "a guard would refuse the certificate of {device}: {why}"
+            ))
+            .next("choose another serial, another --source, or for a CSR another key")
+        };
+        let parsed =
+            PeerCertificate::parse(certificate.as_bytes()).map_err(|error| refused(&error))?;
+        let peer = authenticate(&self.issuers, &KeyPolicy::default(), &parsed, &RustVerifier);
+        let peer = peer.map_err(|reason| refused(&reason))?;
+        if peer.device() == device {
+            Ok(())
+        } else {
+            Err(refused(&format_args!("it reads {}", peer.device())))
+        }
     }
 
     /// The leaf, and the intermediate that signed it.
@@ -272,9 +299,6 @@ impl Plan<'_> {
         let mut params = CertificateParams::default();
         let mut subject = DistinguishedName::new();
         let names = source::place(&self.sources, serial, &mut subject)?;
-        if let Some(class) = &self.args.class {
-            subject.push(DnType::OrganizationalUnitName, class.as_str());
-        }
         params.distinguished_name = subject;
         params.custom_extensions = names.into_iter().collect();
         params.is_ca = IsCa::ExplicitNoCa;

@@ -1,0 +1,144 @@
+//! Runs the command as a person or a script does.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// What a run left.
+#[derive(Debug)]
+pub struct Ran {
+    /// The exit status.
+    pub status: i32,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Ran {
+    /// Standard output as one JSON value.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Fails unless the exit status is this one.
+    #[track_caller]
+    pub fn ended_with(self, status: i32) -> Self {
+        assert_eq!(self.status, status, "{}\n{}", self.out, self.err);
+        self
+    }
+}
+
+/// A directory of its own, and an environment without the caller's.
+#[derive(Debug)]
+pub struct Desk {
+    dir: TempDir,
+    environment: Vec<(String, String)>,
+}
+
+impl Desk {
+    /// An empty directory.
+    pub fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// Sets a variable for all runs.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// A path in the directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a file.
+    pub fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    /// Reads a file.
+    pub fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    /// The command, in the directory.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_medbind"));
+        command.args(args).current_dir(self.dir.path());
+        for name in [
+            "MEDBIND_REGISTRY",
+            "MEDBIND_CREDENTIALS",
+            "MEDBIND_CLAIM_SECRET",
+            "MEDBIND_LOG",
+        ] {
+            command.env_remove(name);
+        }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Runs the command.
+    pub fn run(&self, args: &[&str]) -> Ran {
+        self.run_with(args, "")
+    }
+
+    /// Runs the command with this on standard input.
+    pub fn run_with(&self, args: &[&str], input: &str) -> Ran {
+        let mut child = self
+            .command(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let input = input.to_owned();
+        // A command that does not read its input ends before all of it is written.
+        let writer = std::thread::spawn(move || drop(stdin.write_all(input.as_bytes())));
+        let output = child.wait_with_output().unwrap();
+        writer.join().unwrap();
+        Ran {
+            status: output.status.code().unwrap(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+/// A file's mode.
+pub fn mode(path: &Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// A guard's configuration around `issuers` (a list in YAML).
+pub fn guard_yaml(issuers: &str) -> String {
+    let issuers: String = issuers.lines().map(|line| format!("  {line}\n")).collect();
+    format!(
+        "role: http\n\
+         mode: enforce\n\
+         issuers:\n\
+         {issuers}\
+         accounts:\n\
+         - issuer: https://sign-in.example\n\
+         rules:\n\
+         - path: /v1/devices/{{device}}/readings\n  \
+           methods: [POST]\n  \
+           principals: [device]\n  \
+           tags: {{traffic: phi}}\n\
+         - path: /v1/devices/{{device}}/**\n  \
+           principals: [account]\n\
+         - path: /healthz\n  \
+           principals: [anyone]\n"
+    )
+}

@@ -1,0 +1,428 @@
+//! The operator's day: a registry over TLS, and every command that speaks to it.
+
+mod common;
+
+use common::{Desk, guard_yaml};
+use medbind_registry::{Config, Running};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+struct Day {
+    desk: Desk,
+    runtime: Runtime,
+    registry: Option<Running>,
+}
+
+impl Day {
+    fn new() -> Self {
+        let mut desk = Desk::new();
+        // As the command does, for the registry in this process.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let runtime = Runtime::new().unwrap();
+        let mut config = Config::new(desk.path("data"));
+        config.listen = "127.0.0.1:0".parse().unwrap();
+        let registry = runtime.block_on(medbind_registry::start(config)).unwrap();
+        let port = registry.local_addr().port();
+        desk.set("MEDBIND_REGISTRY", &format!("https://localhost:{port}"));
+        desk.set("MEDBIND_CREDENTIALS", "data/operator");
+        desk.run(&["ca", "init", "ca", "--namespace", "acme"])
+            .ended_with(0);
+        Self {
+            desk,
+            runtime,
+            registry: Some(registry),
+        }
+    }
+
+    /// Provisions and enrols a device; answers code and secret.
+    fn device(&self, serial: &str) -> (String, String) {
+        let args = [
+            "provision",
+            "--ca",
+            "ca",
+            "--serial",
+            serial,
+            "--class",
+            "cgm",
+            "--json",
+        ];
+        let made = self.desk.run(&args).ended_with(0).json();
+        let text = |name: &str| made[name].as_str().unwrap().to_owned();
+        let ran = self.desk.run(&["enrol", &text("enrol")]).ended_with(0);
+        assert_eq!(ran.out, "1 enrolled, 0 rejected\n");
+        (text("code"), text("secret"))
+    }
+
+    fn claim(&self, code: &str, secret: &str) -> Value {
+        let args = ["claim", "--account", "acc-1", "--code", code, "--json"];
+        self.desk
+            .run_with(&args, &format!("{secret}\n"))
+            .ended_with(0)
+            .json()
+    }
+
+    fn stop(&mut self) {
+        if let Some(registry) = self.registry.take() {
+            self.runtime.block_on(registry.shutdown());
+        }
+    }
+}
+
+impl Drop for Day {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[test]
+fn a_device_from_its_making_to_its_end() {
+    let day = Day::new();
+    let desk = &day.desk;
+    let (code, secret) = day.device("SN1");
+    let show = || {
+        desk.run(&["show", "acme:SN1", "--json"])
+            .ended_with(0)
+            .json()
+    };
+    assert_eq!(show()["state"], "unclaimed");
+
+    desk.write("guard.yaml", guard_yaml(&desk.read("ca/issuer.yaml")));
+    let explain = [
+        "explain",
+        "--guard",
+        "guard.yaml",
+        "--certificate",
+        "devices/SN1/cert.pem",
+        "--json",
+    ];
+    let explained = |status: i32| {
+        let told = desk.run(&explain).ended_with(status).json();
+        // An edge's credentials do as well.
+        let edge = [&explain[..], &["--credentials", "data/edge"]].concat();
+        assert_eq!(
+            desk.run(&edge).ended_with(status).json()["code"],
+            told["code"]
+        );
+        told["code"].clone()
+    };
+    assert_eq!(explained(1), "device_unclaimed");
+
+    let typed = format!(" {} ", secret.to_lowercase().replace('-', " "));
+    assert_eq!(day.claim(&code.to_lowercase(), &typed)["state"], "active");
+    assert_eq!(explained(0), Value::Null);
+
+    let suspended = desk
+        .run(&["suspend", "acme:SN1", "--reason", "lost", "--json"])
+        .ended_with(0);
+    assert_eq!(suspended.json()["state"], "suspended");
+    assert_eq!(explained(1), "binding_suspended");
+    desk.run(&["resume", "acme:SN1"]).ended_with(0);
+    assert_eq!(explained(0), Value::Null);
+
+    let pinned = [
+        "pin",
+        "acme:SN1",
+        "--certificate",
+        "devices/SN1/cert.pem",
+        "--json",
+    ];
+    assert_eq!(
+        desk.run(&pinned).ended_with(0).json()["pins"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    assert_eq!(explained(0), Value::Null);
+    let other = ["pin", "acme:SN1", "--pin", &"ab".repeat(32)];
+    desk.run(&other).ended_with(0);
+    assert_eq!(explained(1), "certificate_not_allowed");
+    let none = ["pin", "acme:SN1", "--none", "--json"];
+    assert_eq!(desk.run(&none).ended_with(0).json()["pins"], json!([]));
+
+    let released = desk
+        .run(&["release", "acme:SN1", "--json"])
+        .ended_with(0)
+        .json();
+    assert_eq!(
+        (&released["state"], &released["account"]),
+        (&json!("unclaimed"), &Value::Null)
+    );
+    let next = released["claim_secret"].as_str().unwrap();
+    assert_ne!(next, secret);
+    let args = ["claim", "--account", "acc-2", "--code", &code];
+    assert!(
+        desk.run_with(&args, &secret)
+            .ended_with(1)
+            .err
+            .contains("claim_refused")
+    );
+    assert_eq!(day.claim(&code, next)["epoch"], 2);
+
+    desk.run(&["revoke", "acme:SN1", "--reason", "key stolen"])
+        .ended_with(0);
+    assert_eq!(explained(1), "binding_revoked");
+    let refused = desk.run(&["resume", "acme:SN1"]).ended_with(1);
+    assert!(refused.err.contains("409"), "{}", refused.err);
+
+    let shown = desk.run(&["show", "acme:SN1"]).ended_with(0).out;
+    assert!(
+        shown.starts_with("device ") && shown.contains("revoked"),
+        "{shown}"
+    );
+    for (action, device) in [("show", "acme:SN2"), ("suspend", "acme:SN2")] {
+        let ran = desk.run(&[action, device]).ended_with(1);
+        assert!(ran.err.contains("unknown_device"), "{}", ran.err);
+    }
+    drop(day);
+}
+
+#[test]
+fn a_wrong_secret_and_a_used_one_get_the_same_answer_and_a_mistyped_code_is_not_sent() {
+    let day = Day::new();
+    let (code, secret) = day.device("SN1");
+    let args = ["claim", "--account", "acc-1", "--code", &code];
+    let wrong = day
+        .desk
+        .run_with(&args, "0000-0000-0000-0000-0000")
+        .ended_with(1);
+    day.claim(&code, &secret);
+    let used = day.desk.run_with(&args, &secret).ended_with(1);
+    assert_eq!(wrong.err, used.err);
+    assert!(!used.err.contains(&secret));
+
+    let mut symbols: Vec<char> = code.chars().collect();
+    symbols[0] = if symbols[0] == '7' { '8' } else { '7' };
+    let mistyped: String = symbols.iter().collect();
+    let ran = day
+        .desk
+        .run(&["claim", "--account", "a", "--code", &mistyped])
+        .ended_with(2);
+    assert!(ran.err.contains("mistyped"), "{}", ran.err);
+    for (input, what) in [("", "no claim secret"), ("ABCD", "20 characters")] {
+        assert!(
+            day.desk
+                .run_with(&args, input)
+                .ended_with(2)
+                .err
+                .contains(what)
+        );
+    }
+}
+
+#[test]
+fn a_stream_is_enrolled_and_its_bad_lines_are_named() {
+    let day = Day::new();
+    let desk = &day.desk;
+    desk.run(&[
+        "provision",
+        "--class",
+        "cgm",
+        "--ca",
+        "ca",
+        "--from",
+        "SN001",
+        "--count",
+        "30",
+    ])
+    .ended_with(0);
+    let lines = desk.read("devices/enrol.ndjson");
+    let mut rows: Vec<String> = lines.lines().map(str::to_owned).collect();
+    rows.insert(2, "not json".to_owned());
+    rows.insert(5, r#"{"device":"SN1"}"#.to_owned());
+    desk.write("fleet", rows.join("\n"));
+    let ran = desk.run(&["enrol", "fleet"]).ended_with(1);
+    assert_eq!(ran.out, "30 enrolled, 2 rejected\n", "{}", ran.err);
+    assert!(
+        ran.err.contains("line 3: ") && ran.err.contains("line 6: "),
+        "{}",
+        ran.err
+    );
+
+    let mut csv = "device,code,secret_hash,class\n".to_owned();
+    for line in lines.lines().take(3) {
+        let row: Value = serde_json::from_str(line).unwrap();
+        let device = row["device"].as_str().unwrap().replace("SN", "CS");
+        let code = medbind_core::claim::ClaimCode::from_entropy(
+            [u8::try_from(csv.len() % 32).unwrap(); 12],
+        );
+        csv.push_str(&format!(
+            "{device},{code},{},cgm\n",
+            row["secret_hash"].as_str().unwrap()
+        ));
+    }
+    let ran = desk
+        .run_with(&["enrol", "-", "--json"], &csv)
+        .ended_with(0)
+        .json();
+    assert_eq!(ran, json!({"imported": 3, "rejected": 0, "errors": []}));
+
+    let one = [
+        "enrol",
+        "--device",
+        "acme:ONE",
+        "--code",
+        "0000-0000-0001-1",
+        "--class",
+        "pump",
+    ];
+    let hash = "ab".repeat(32);
+    desk.run(&[&one[..], &["--secret-hash", &hash]].concat())
+        .ended_with(0);
+    desk.run(&[&one[..], &["--secret-hash", "short"]].concat())
+        .ended_with(2);
+    assert!(
+        desk.run(&["enrol", "nothing.ndjson"])
+            .ended_with(2)
+            .err
+            .contains("nothing.ndjson")
+    );
+
+    let listed = |args: &[&str]| {
+        let ran = desk
+            .run(&[&["list", "--json"][..], args].concat())
+            .ended_with(0);
+        (ran.out.lines().count(), ran.err)
+    };
+    assert_eq!(listed(&[]).0, 34);
+    let (count, note) = listed(&["--limit", "5"]);
+    assert_eq!(count, 5);
+    assert!(note.contains("--after acme:"), "{note}");
+    assert_eq!(listed(&["--limit", "0"]).0, 34);
+    assert_eq!(listed(&["--state", "revoked"]).0, 0);
+    assert_eq!(listed(&["--after", "acme:SN028"]).0, 2);
+    let pseudonym = desk.run(&["show", "acme:ONE", "--json"]).json()["pseudonym"].clone();
+    let found = desk
+        .run(&["list", "--pseudonym", pseudonym.as_str().unwrap()])
+        .ended_with(0);
+    assert!(
+        found.out.starts_with("DEVICE") && found.out.contains("acme:ONE"),
+        "{}",
+        found.out
+    );
+
+    desk.run(&["export", "--output", "records.ndjson"])
+        .ended_with(0);
+    assert_eq!(common::mode(&desk.path("records.ndjson")), 0o600);
+    assert_eq!(
+        desk.read("records.ndjson"),
+        desk.run(&["export"]).ended_with(0).out
+    );
+    assert_eq!(desk.read("records.ndjson").lines().count(), 34);
+}
+
+#[test]
+fn who_may_not_is_told_so_and_a_registry_that_is_not_there_is_no_answer() {
+    let mut day = Day::new();
+    let ran = day
+        .desk
+        .run(&["list", "--credentials", "data/edge"])
+        .ended_with(1);
+    assert!(ran.err.contains("operator's credentials"), "{}", ran.err);
+
+    // Signed by another CA: neither side takes the other.
+    day.desk
+        .run(&["ca", "init", "other", "--namespace", "other"])
+        .ended_with(0);
+    for name in ["cert.pem", "key.pem", "ca.pem"] {
+        day.desk.write(
+            &format!("mixed/{name}"),
+            day.desk.read(&format!("data/operator/{name}")),
+        );
+    }
+    day.desk
+        .write("mixed/ca.pem", day.desk.read("other/cert.pem"));
+    let ran = day
+        .desk
+        .run(&["list", "--credentials", "mixed"])
+        .ended_with(1);
+    assert!(ran.err.contains("ca.pem"), "{}", ran.err);
+    day.desk.write("mixed/key.pem", "no key");
+    day.desk
+        .run(&["list", "--credentials", "mixed"])
+        .ended_with(2);
+
+    day.stop();
+    let ran = day.desk.run(&["list"]).ended_with(1);
+    assert!(
+        ran.err.contains("cannot connect to https://localhost:"),
+        "{}",
+        ran.err
+    );
+    assert!(
+        ran.err.contains("is `medbind serve` running?"),
+        "{}",
+        ran.err
+    );
+    day.desk
+        .run(&[
+            "provision",
+            "--class",
+            "cgm",
+            "--ca",
+            "ca",
+            "--serial",
+            "SN1",
+        ])
+        .ended_with(0);
+    day.desk
+        .write("guard.yaml", guard_yaml(&day.desk.read("ca/issuer.yaml")));
+    let explain = [
+        "explain",
+        "--guard",
+        "guard.yaml",
+        "--certificate",
+        "devices/SN1/cert.pem",
+    ];
+    day.desk.run(&explain).ended_with(2);
+}
+
+#[test]
+fn serve_tells_where_it_listens_and_what_it_made_and_ends_on_a_signal() {
+    use std::io::{BufRead as _, BufReader};
+    let desk = Desk::new();
+    let serve = [
+        "serve",
+        "--data-dir",
+        "data",
+        "--listen",
+        "127.0.0.1:0",
+        "--json",
+    ];
+    let mut child = desk
+        .command(&serve)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let told: Value = serde_json::from_str(&line).unwrap();
+    assert!(told["made"].as_array().unwrap().len() >= 4, "{told}");
+    let registry = format!("https://{}", told["address"].as_str().unwrap());
+    let list = [
+        "list",
+        "--registry",
+        &registry,
+        "--credentials",
+        "data/operator",
+    ];
+    desk.run(&list).ended_with(0);
+    // The address is taken now, and so is the data directory.
+    let address = told["address"].as_str().unwrap();
+    for (dir, address) in [("other", address), ("data", "127.0.0.1:0")] {
+        let ran = desk
+            .run(&["serve", "--data-dir", dir, "--listen", address])
+            .ended_with(1);
+        assert!(ran.err.contains("error: "), "{}", ran.err);
+    }
+    let id = child.id().to_string();
+    let killed = std::process::Command::new("kill")
+        .args(["-TERM", &id])
+        .status()
+        .unwrap();
+    assert!(killed.success());
+    assert!(child.wait().unwrap().success());
+}
