@@ -1,1 +1,15 @@
-//! placeholder
+//! The harness: a real Envoy with the real module, a registry, an upstream and devices, all over
+//! TLS, and what the demo, the scenarios and the benchmark tell with them.
+
+pub mod bootstrap;
+pub mod certificate;
+pub mod client;
+pub mod envoy;
+pub mod feed;
+pub mod process;
+pub mod server;
+pub mod site;
+pub mod token;
+pub mod tools;
+pub mod upstream;
+pub mod wait;

@@ -1,0 +1,416 @@
+//! Certificates of devices, as factories make them and as nobody should.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use rcgen::string::PrintableString;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension,
+    DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod,
+    KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, SignatureAlgorithm,
+};
+use rustls::crypto::ring::sign::any_supported_type;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::CertifiedKey;
+use sha2::{Digest, Sha256};
+
+/// A day.
+pub const DAY: Duration = Duration::from_hours(24);
+
+/// hwType of the hardware module names that the harness makes (an example enterprise number).
+pub const HW_TYPE: &str = "1.3.6.1.4.1.32473.1";
+
+/// Seconds since 1970.
+pub fn now_seconds() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+/// Sets the life of a certificate, in seconds since 1970.
+fn set_validity(params: &mut CertificateParams, from: i64, to: i64) {
+    let at = |seconds: i64| {
+        let span = Duration::from_secs(seconds.unsigned_abs());
+        let epoch = rcgen::date_time_ymd(1970, 1, 1);
+        if seconds < 0 {
+            epoch - span
+        } else {
+            epoch + span
+        }
+    };
+    params.not_before = at(from);
+    params.not_after = at(to);
+}
+
+/// A certificate with its key, as a client or server shows it.
+#[derive(Clone)]
+pub struct Identity {
+    /// The certificate, then those above it.
+    pub chain: Vec<CertificateDer<'static>>,
+    key: Vec<u8>,
+    serial: Option<SerialNumber>,
+}
+
+impl Identity {
+    /// The certificate as PEM, those above it behind it.
+    pub fn pem(&self) -> String {
+        self.chain
+            .iter()
+            .map(|certificate| pem("CERTIFICATE", certificate))
+            .collect()
+    }
+
+    /// The certificate alone, as PEM.
+    pub fn leaf_pem(&self) -> String {
+        self.chain
+            .first()
+            .map(|certificate| pem("CERTIFICATE", certificate))
+            .unwrap_or_default()
+    }
+
+    /// The private key as PEM.
+    pub fn key_pem(&self) -> String {
+        pem("PRIVATE KEY", &self.key)
+    }
+
+    /// The leaf's DER.
+    pub fn der(&self) -> &[u8] {
+        self.chain.first().map(AsRef::as_ref).unwrap_or_default()
+    }
+
+    /// The leaf's SHA-256, lower-case hex.
+    pub fn digest(&self) -> String {
+        hex(&Sha256::digest(self.der()))
+    }
+
+    /// As rustls shows it, whether or not rustls would take the certificate itself.
+    pub fn certified_key(&self) -> Result<Arc<CertifiedKey>> {
+        let key = any_supported_type(&self.private_key())?;
+        Ok(Arc::new(CertifiedKey::new(self.chain.clone(), key)))
+    }
+
+    /// The private key as rustls takes it.
+    pub fn private_key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.clone()))
+    }
+
+    /// The same key with another certificate, which need not be one.
+    #[must_use]
+    pub fn with_leaf(&self, der: Vec<u8>) -> Self {
+        let mut other = self.clone();
+        other.chain.splice(..1, [CertificateDer::from(der)]);
+        other
+    }
+}
+
+/// Lower-case hex digits.
+pub fn hex(octets: &[u8]) -> String {
+    octets
+        .iter()
+        .fold(String::new(), |text, octet| format!("{text}{octet:02x}"))
+}
+
+/// PEM text (RFC 7468) of some DER.
+pub fn pem(label: &str, der: &[u8]) -> String {
+    use base64ct::{Base64, Encoding};
+    let base64 = Base64::encode_string(der);
+    let mut text = format!("-----BEGIN {label}-----\n");
+    for line in base64.as_bytes().chunks(64) {
+        text.push_str(&String::from_utf8_lossy(line));
+        text.push('\n');
+    }
+    text + &format!("-----END {label}-----\n")
+}
+
+/// A certificate authority of devices or of the infrastructure.
+pub struct Authority {
+    common_name: String,
+    issuer: Issuer<'static, KeyPair>,
+    der: CertificateDer<'static>,
+    /// Those above it, where it is an intermediate.
+    above: Vec<CertificateDer<'static>>,
+}
+
+impl Authority {
+    /// A new self-signed CA.
+    pub fn new(common_name: &str) -> Result<Self> {
+        let key = KeyPair::generate()?;
+        let params = Self::params(common_name);
+        let certificate = params.self_signed(&key)?;
+        Ok(Self {
+            common_name: common_name.to_owned(),
+            der: certificate.der().clone(),
+            issuer: Issuer::new(params, key),
+            above: Vec::new(),
+        })
+    }
+
+    /// A new CA that this one signed.
+    pub fn intermediate(&self, common_name: &str) -> Result<Self> {
+        let key = KeyPair::generate()?;
+        let mut params = Self::params(common_name);
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let above = std::iter::once(self.der.clone())
+            .chain(self.above.clone())
+            .collect();
+        Ok(Self {
+            common_name: common_name.to_owned(),
+            der: certificate.der().clone(),
+            issuer: Issuer::new(params, key),
+            above,
+        })
+    }
+
+    fn params(common_name: &str) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, common_name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let now = now_seconds();
+        set_validity(&mut params, now - 86_400, now + 3650 * 86_400);
+        params
+    }
+
+    /// Its certificate as PEM.
+    pub fn pem(&self) -> String {
+        pem("CERTIFICATE", &self.der)
+    }
+
+    /// Its certificate's DER.
+    pub fn der(&self) -> &CertificateDer<'static> {
+        &self.der
+    }
+
+    /// A certificate of a device as `spec` wants it, with a new key.
+    pub fn issue(&self, spec: &Spec) -> Result<Identity> {
+        let key = KeyPair::generate_for(spec.key)?;
+        let params = spec.params();
+        let serial = params.serial_number.clone();
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok(Identity {
+            serial,
+            ..self.identity(certificate.der().clone(), &key)
+        })
+    }
+
+    /// A certificate for a server with these DNS names or IP addresses, which can be shown as a
+    /// client as well.
+    pub fn issue_server(&self, names: &[&str]) -> Result<Identity> {
+        let mut params = CertificateParams::new(
+            names
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect::<Vec<_>>(),
+        )?;
+        params.distinguished_name = DistinguishedName::new();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, *names.first().unwrap_or(&"server"));
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let now = now_seconds();
+        set_validity(&mut params, now - 3600, now + 365 * 86_400);
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok(self.identity(certificate.der().clone(), &key))
+    }
+
+    fn identity(&self, leaf: CertificateDer<'static>, key: &KeyPair) -> Identity {
+        let mut chain = vec![leaf];
+        if !self.above.is_empty() {
+            chain.push(self.der.clone());
+        }
+        Identity {
+            chain,
+            key: key.serialize_der(),
+            serial: None,
+        }
+    }
+
+    /// A certificate that names this CA as its issuer, key identifier and all, and that another
+    /// key signed.
+    pub fn forge(&self, spec: &Spec) -> Result<Identity> {
+        let mut params = Self::params(&self.common_name);
+        params.key_identifier_method =
+            KeyIdMethod::PreSpecified(params.key_identifier(self.issuer.key()));
+        let forger = Self {
+            common_name: self.common_name.clone(),
+            issuer: Issuer::new(params, KeyPair::generate()?),
+            der: self.der.clone(),
+            above: self.above.clone(),
+        };
+        forger.issue(spec)
+    }
+
+    /// A revocation list that names these certificates.
+    pub fn revocation_list(&self, revoked: &[&Identity]) -> Result<String> {
+        let now =
+            rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now_seconds().unsigned_abs());
+        let revoked_certs = revoked
+            .iter()
+            .filter_map(|identity| identity.serial.clone())
+            .map(|serial_number| RevokedCertParams {
+                serial_number,
+                revocation_time: now - DAY,
+                reason_code: None,
+                invalidity_date: None,
+            })
+            .collect();
+        let list = CertificateRevocationListParams {
+            this_update: now - DAY,
+            next_update: now + DAY * 30,
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Ok(list.signed_by(&self.issuer)?.pem()?)
+    }
+}
+
+/// One name in a subject alternative name, or something in its place.
+#[derive(Clone, Debug)]
+pub enum San {
+    /// otherName hardwareModuleName (RFC 4108, 5) of [`HW_TYPE`] with this serial.
+    HardwareModule(Vec<u8>),
+    /// otherName permanentIdentifier (RFC 4043) with this value.
+    Permanent(String),
+    /// uniformResourceIdentifier.
+    Uri(String),
+    /// dNSName.
+    Dns(String),
+}
+
+impl San {
+    fn der(&self) -> Vec<u8> {
+        // id-on-hardwareModuleName, id-on-permanentIdentifier and HW_TYPE as DER.
+        const HARDWARE_MODULE: [u8; 10] = [6, 8, 0x2b, 6, 1, 5, 5, 7, 8, 4];
+        const PERMANENT: [u8; 10] = [6, 8, 0x2b, 6, 1, 5, 5, 7, 8, 3];
+        const HW_TYPE_DER: [u8; 11] = [6, 9, 0x2b, 6, 1, 4, 1, 0x81, 0xfd, 0x59, 1];
+        let other = |id: &[u8], value: &[u8]| tlv(0xa0, &[id, &tlv(0xa0, value)].concat());
+        match self {
+            Self::HardwareModule(serial) => {
+                let name = tlv(0x30, &[&HW_TYPE_DER[..], &tlv(4, serial)].concat());
+                other(&HARDWARE_MODULE, &name)
+            }
+            Self::Permanent(value) => other(&PERMANENT, &tlv(0x30, &tlv(0x0c, value.as_bytes()))),
+            Self::Uri(uri) => tlv(0x86, uri.as_bytes()),
+            Self::Dns(name) => tlv(0x82, name.as_bytes()),
+        }
+    }
+}
+
+/// One DER element.
+pub fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = content.len().to_be_bytes();
+    let length = length
+        .iter()
+        .copied()
+        .skip_while(|octet| *octet == 0)
+        .collect::<Vec<_>>();
+    let mut der = vec![tag];
+    match length.as_slice() {
+        [] => der.push(0),
+        [short @ 0..=127] => der.push(*short),
+        long => {
+            der.push(0x80 | u8::try_from(long.len()).unwrap_or(0x7f));
+            der.extend_from_slice(long);
+        }
+    }
+    der.extend_from_slice(content);
+    der
+}
+
+/// What a device's certificate says.
+#[derive(Clone)]
+pub struct Spec {
+    /// The serialNumber in the subject.
+    pub serial: Option<String>,
+    /// The common name in the subject.
+    pub common_name: Option<String>,
+    /// The subject alternative names.
+    pub sans: Vec<San>,
+    /// Its life in seconds from now.
+    pub life: (i64, i64),
+    /// The extended key usage; empty for none.
+    pub purposes: Vec<ExtendedKeyUsagePurpose>,
+    /// The key usage; empty for none.
+    pub usages: Vec<KeyUsagePurpose>,
+    /// Is it a CA?
+    pub is_ca: bool,
+    /// Other extensions.
+    pub extensions: Vec<CustomExtension>,
+    /// The kind of its key.
+    pub key: &'static SignatureAlgorithm,
+}
+
+impl Spec {
+    /// A good certificate of the device with this serial, in `subject.serial_number`.
+    pub fn device(serial: &str) -> Self {
+        Self {
+            serial: Some(serial.to_owned()),
+            ..Self::nameless()
+        }
+    }
+
+    /// A good certificate that names no device.
+    pub fn nameless() -> Self {
+        Self {
+            serial: None,
+            common_name: Some("a device".to_owned()),
+            sans: Vec::new(),
+            life: (-3600, 90 * 86_400),
+            purposes: vec![ExtendedKeyUsagePurpose::ClientAuth],
+            usages: vec![KeyUsagePurpose::DigitalSignature],
+            is_ca: false,
+            extensions: Vec::new(),
+            key: &rcgen::PKCS_ECDSA_P256_SHA256,
+        }
+    }
+
+    fn params(&self) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        if let Some(name) = &self.common_name {
+            params
+                .distinguished_name
+                .push(DnType::CommonName, name.as_str());
+        }
+        if let Some(serial) = &self.serial {
+            let value = match PrintableString::try_from(serial.as_str()) {
+                Ok(text) => DnValue::PrintableString(text),
+                Err(_) => DnValue::Utf8String(serial.clone()),
+            };
+            params
+                .distinguished_name
+                .push(DnType::CustomDnType(vec![2, 5, 4, 5]), value);
+        }
+        if !self.sans.is_empty() {
+            let names = self.sans.iter().flat_map(San::der).collect::<Vec<_>>();
+            let names = CustomExtension::from_oid_content(&[2, 5, 29, 17], tlv(0x30, &names));
+            params.custom_extensions.push(names);
+        }
+        params
+            .custom_extensions
+            .extend(self.extensions.iter().cloned());
+        if self.is_ca {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        params.key_usages.clone_from(&self.usages);
+        params.extended_key_usages.clone_from(&self.purposes);
+        params.use_authority_key_identifier_extension = true;
+        let mut serial = rand::random::<[u8; 16]>();
+        serial[0] &= 0x7f;
+        serial[0] |= 0x40;
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        let now = now_seconds();
+        set_validity(&mut params, now + self.life.0, now + self.life.1);
+        params
+    }
+}

@@ -1,0 +1,136 @@
+//! A program that runs beside us: what it says is kept, and it ends when we let go of it.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// The most lines of output that are kept of one stream.
+const MAX_LINES: usize = 200_000;
+
+/// What a program has said so far, line by line.
+#[derive(Clone, Default)]
+pub struct Said(Arc<Mutex<Vec<String>>>);
+
+impl Said {
+    /// All lines so far.
+    pub fn lines(&self) -> Vec<String> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The first line that holds `text`.
+    pub fn find(&self, text: &str) -> Option<String> {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().find(|line| line.contains(text)).cloned()
+    }
+
+    /// How many lines hold `text`.
+    pub fn count(&self, text: &str) -> usize {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// The last lines, for an error that shows them.
+    pub fn tail(&self, lines: usize) -> String {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter()
+            .skip(all.len().saturating_sub(lines))
+            .fold(String::new(), |text, line| text + line + "\n")
+    }
+
+    fn listen(&self, stream: impl Read + Send + 'static) {
+        let said = self.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+                let mut lines = said.0.lock().unwrap_or_else(PoisonError::into_inner);
+                if lines.len() < MAX_LINES {
+                    lines.push(String::from_utf8_lossy(&line).into_owned());
+                }
+            }
+        });
+    }
+}
+
+/// A program that runs beside us. Dropping it ends it, by its process id.
+pub struct Process {
+    name: String,
+    child: Child,
+    /// What it said on standard output.
+    pub stdout: Said,
+    /// What it said on standard error.
+    pub stderr: Said,
+}
+
+impl Process {
+    /// Starts a program.
+    pub fn start(command: &mut Command) -> Result<Self> {
+        let name = Path::new(command.get_program())
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))?;
+        let (stdout, stderr) = (Said::default(), Said::default());
+        if let Some(stream) = child.stdout.take() {
+            stdout.listen(stream);
+        }
+        if let Some(stream) = child.stderr.take() {
+            stderr.listen(stream);
+        }
+        Ok(Self {
+            name,
+            child,
+            stdout,
+            stderr,
+        })
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended, where it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// Fails with what it said where it is no longer there.
+    pub fn check(&mut self) -> Result<()> {
+        match self.ended() {
+            None => Ok(()),
+            Some(status) => {
+                thread::sleep(Duration::from_millis(100));
+                anyhow::bail!(
+                    "{} ended with {status}:\n{}",
+                    self.name,
+                    self.stderr.tail(30)
+                )
+            }
+        }
+    }
+
+    /// Ends it at once, as a power cut would.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

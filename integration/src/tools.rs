@@ -1,0 +1,71 @@
+//! Where is what the harness runs? `cargo xtask` says so in the environment.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// The programs and modules that the harness runs.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    /// The Envoy binary.
+    pub envoy: PathBuf,
+    /// The module that is deployed.
+    pub module: PathBuf,
+    /// The module that can be told to trap.
+    pub trap_module: PathBuf,
+    /// The `medbind` command.
+    pub command: PathBuf,
+}
+
+impl Tools {
+    /// Reads `MEDBIND_ENVOY`, `MEDBIND_MODULE`, `MEDBIND_TRAP_MODULE` and `MEDBIND_COMMAND`;
+    /// where one is not set, what `cargo xtask` builds by default.
+    pub fn find() -> Result<Self> {
+        let root = root();
+        let target = std::env::var_os("CARGO_TARGET_DIR")
+            .map_or_else(|| root.join("target"), |dir| root.join(dir));
+        let pick = |name: &str, otherwise: PathBuf| {
+            std::env::var_os(name).map_or(otherwise, PathBuf::from)
+        };
+        Ok(Self {
+            envoy: pick("MEDBIND_ENVOY", target.join("tools/envoy/1.40.0/envoy")),
+            module: pick("MEDBIND_MODULE", root.join("dist/medbind.wasm")),
+            trap_module: pick("MEDBIND_TRAP_MODULE", root.join("dist/medbind-trap.wasm")),
+            command: pick("MEDBIND_COMMAND", target.join("debug/medbind")),
+        })
+    }
+
+    /// Which line of Envoy this is: `(1, 40)`.
+    pub fn envoy_line(&self) -> Result<(u32, u32)> {
+        let output = std::process::Command::new(present(&self.envoy, "cargo xtask envoy")?)
+            .arg("--version")
+            .output()
+            .context("cannot run Envoy")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        // .../envoy  version: <hash>/1.40.0/Clean/RELEASE/BoringSSL
+        let version = text
+            .split('/')
+            .find(|part| part.starts_with("1."))
+            .unwrap_or_default();
+        let mut numbers = version.split('.').map_while(|number| number.parse().ok());
+        match (numbers.next(), numbers.next()) {
+            (Some(major), Some(minor)) => Ok((major, minor)),
+            _ => bail!("cannot tell the version of Envoy from {:?}", text.trim()),
+        }
+    }
+}
+
+/// The root of the checkout.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or_else(|| Path::new("."))
+}
+
+/// The path, where there is a file; otherwise an error with the command that makes it.
+pub fn present<'a>(path: &'a Path, command: &str) -> Result<&'a Path> {
+    if path.is_file() {
+        return Ok(path);
+    }
+    bail!("{} is not there; run: {command}", path.display())
+}

@@ -1,0 +1,36 @@
+//! How long does it take until something is so?
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::time::{Instant, sleep, timeout};
+
+/// How often a condition is looked at.
+const INTERVAL: Duration = Duration::from_millis(5);
+
+/// Waits until `look` returns a value, and says how long that took.
+///
+/// # Errors
+/// `what` did not come about within `limit`.
+pub async fn until<T, F>(
+    what: &str,
+    limit: Duration,
+    mut look: impl FnMut() -> F,
+) -> Result<(T, Duration)>
+where
+    F: Future<Output = Option<T>>,
+{
+    let start = Instant::now();
+    let waiting = async {
+        loop {
+            if let Some(value) = look().await {
+                return value;
+            }
+            sleep(INTERVAL).await;
+        }
+    };
+    let value = timeout(limit, waiting)
+        .await
+        .with_context(|| format!("not within {limit:?}: {what}"))?;
+    Ok((value, start.elapsed()))
+}
