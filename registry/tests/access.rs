@@ -247,3 +247,15 @@ async fn a_body_that_is_too_large_or_no_json_is_refused() {
         );
     }
 }
+
+#[test]
+fn the_document_names_every_endpoint_and_whom_it_serves() {
+    let document = include_str!("../../docs/api.md");
+    for (method, path, access) in table() {
+        let edge = if access == Access::Operator { "|" } else { "| yes |" };
+        let row = format!("| `{method} {path}` {edge}");
+        assert!(document.contains(&row), "{row}");
+    }
+    let rows = document.lines().filter(|line| line.starts_with("| `") && line.contains(" /"));
+    assert_eq!(rows.count(), table().count());
+}
