@@ -78,6 +78,11 @@ pub enum PkiError {
 pub struct PrivateKeyPem(String);
 
 impl PrivateKeyPem {
+    /// From PEM text that was made elsewhere.
+    pub const fn new(pem: String) -> Self {
+        Self(pem)
+    }
+
     /// The PEM text, to be written to a file with mode 0600.
     pub fn expose(&self) -> &str {
         &self.0

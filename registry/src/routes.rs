@@ -314,6 +314,7 @@ impl From<StoreError> for Problem {
             StoreError::Full => Self::new(StatusCode::INSUFFICIENT_STORAGE, "storage_full")
                 .because("the registry's disk is full; nothing was changed")
                 .caused_by(error),
+            StoreError::Closed => Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping"),
             StoreError::Corrupt(_) | StoreError::Ended(_) | StoreError::Database(_) => {
                 Self::internal(error)
             }

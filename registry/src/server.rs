@@ -11,6 +11,7 @@ use axum::body::Body;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use medbind_core::time::Timestamp;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject as _;
@@ -85,6 +86,8 @@ pub struct Running {
     max_connections: u32,
     accepting: JoinHandle<()>,
     store: Store,
+    /// Let go of when the database is closed.
+    data_dir: Arc<DataDir>,
 }
 
 impl Running {
@@ -115,6 +118,7 @@ impl Running {
             tracing::warn!("connections were still open when the registry stopped");
         }
         self.store.close().await;
+        drop(self.data_dir);
     }
 }
 
@@ -143,11 +147,12 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let connections = Arc::new(Semaphore::new(
         usize::try_from(max_connections).unwrap_or(Semaphore::MAX_PERMITS),
     ));
+    let data_dir = Arc::new(data_dir);
     let app = App {
         store: store.clone(),
         metrics: Arc::new(Metrics::default()),
         tail: Arc::new(Tail::default()),
-        data_dir: Arc::new(data_dir),
+        data_dir: Arc::clone(&data_dir),
         stopping,
     };
     let server = Server {
@@ -167,6 +172,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         max_connections,
         accepting,
         store,
+        data_dir,
     })
 }
 
@@ -280,9 +286,12 @@ impl Server {
             Some(certificate) => match Peer::from_certificate(certificate) {
                 Ok(peer) => peer,
                 Err(error) => {
-                    self.app.metrics.failed_handshakes.add();
+                    // Fail closed: it is somebody of ours, and may do nothing.
                     tracing::warn!("{error}");
-                    return;
+                    Peer {
+                        role: Role::None,
+                        not_after: Some(Timestamp::MAX),
+                    }
                 }
             },
         };

@@ -80,6 +80,9 @@ pub(crate) enum StoreError {
     /// A row does not hold what it must. Fail closed: nothing is answered from it.
     #[error("the database holds what it must not: {0}")]
     Corrupt(&'static str),
+    /// The registry stops.
+    #[error("the database is closed")]
+    Closed,
     /// A task of the writer ended before its time.
     #[error("the writer ended: {0}")]
     Ended(#[from] tokio::task::JoinError),
@@ -110,7 +113,8 @@ pub(crate) struct Store {
     pseudonym_key: Arc<PseudonymKey>,
     clock: Clock,
     readers: SqlitePool,
-    writer: Arc<Mutex<SqliteConnection>>,
+    /// `None` once it is closed.
+    writer: Arc<Mutex<Option<SqliteConnection>>>,
     head: watch::Sender<Head>,
 }
 
@@ -175,7 +179,7 @@ impl Store {
             pseudonym_key: Arc::new(pseudonym_key),
             clock,
             readers,
-            writer: Arc::new(Mutex::new(writer)),
+            writer: Arc::new(Mutex::new(Some(writer))),
             head: watch::Sender::new(head),
         })
     }
@@ -221,10 +225,11 @@ impl Store {
     {
         let store = self.clone();
         let task = tokio::spawn(async move {
-            let mut connection = store.writer.lock().await;
-            let result = store.transact(&mut connection, work).await;
+            let mut writer = store.writer.lock().await;
+            let connection = writer.as_mut().ok_or(StoreError::Closed)?;
+            let result = store.transact(connection, work).await;
             if result.is_err() {
-                store.look_again(&mut connection).await;
+                store.look_again(connection).await;
             }
             result
         });
@@ -269,10 +274,15 @@ impl Store {
         });
     }
 
-    /// Waits for the last writer, then closes.
+    /// Waits for the last writer, then closes: the log is folded into the database, and nothing
+    /// touches the files any more.
     pub async fn close(&self) {
-        let _last = self.writer.lock().await;
+        let writer = self.writer.lock().await.take();
         self.readers.close().await;
+        let Some(writer) = writer else { return };
+        if let Err(error) = writer.close().await {
+            tracing::error!("closing the database: {error}");
+        }
     }
 }
 

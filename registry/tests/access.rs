@@ -4,7 +4,9 @@ mod common;
 use std::time::Duration;
 
 use common::{Caller, Registry, config, identity, now};
-use medbind_registry::pki::{CertificateAuthority, LEAF_VALIDITY, Purpose};
+use medbind_registry::pki::{
+    CertificateAuthority, Credentials, LEAF_VALIDITY, PrivateKeyPem, Purpose,
+};
 use medbind_registry::role::Role;
 use medbind_registry::{Access, start, table};
 use reqwest::{Method, StatusCode, Version};
@@ -109,9 +111,28 @@ async fn a_strangers_certificate_gets_no_handshake() {
             .await
             .is_err()
     );
+    // A certificate of ours whose role cannot be read is let in to nothing.
+    let two_roles = two_roles(&registry.ca());
+    let (status, body) = registry.with(&two_roles).get("/v1/feed").await;
+    let refused = (StatusCode::FORBIDDEN, &"not_permitted".into());
+    assert_eq!((status, &body["code"]), refused);
     // Without any certificate there is an answer.
     let (status, _) = registry.anonymous().get("/healthz").await;
     assert_eq!(status, StatusCode::OK);
+}
+
+fn two_roles(ca: &CertificateAuthority) -> Credentials {
+    let mut params = rcgen::CertificateParams::default();
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    params.subject_alt_names = ["urn:medbind:edge:a", "urn:medbind:operator:a"]
+        .map(|uri| rcgen::SanType::URI(uri.try_into().unwrap()))
+        .into();
+    let key = rcgen::KeyPair::generate().unwrap();
+    Credentials {
+        certificate_pem: params.signed_by(&key, ca.issuer()).unwrap().pem(),
+        key_pem: PrivateKeyPem::new(key.serialize_pem()),
+        ca_pem: ca.certificate_pem().to_owned(),
+    }
 }
 
 #[tokio::test]
@@ -252,10 +273,16 @@ async fn a_body_that_is_too_large_or_no_json_is_refused() {
 fn the_document_names_every_endpoint_and_whom_it_serves() {
     let document = include_str!("../../docs/api.md");
     for (method, path, access) in table() {
-        let edge = if access == Access::Operator { "|" } else { "| yes |" };
+        let edge = if access == Access::Operator {
+            "|"
+        } else {
+            "| yes |"
+        };
         let row = format!("| `{method} {path}` {edge}");
         assert!(document.contains(&row), "{row}");
     }
-    let rows = document.lines().filter(|line| line.starts_with("| `") && line.contains(" /"));
+    let rows = document
+        .lines()
+        .filter(|line| line.starts_with("| `") && line.contains(" /"));
     assert_eq!(rows.count(), table().count());
 }
