@@ -404,4 +404,33 @@ mod tests {
             assert_eq!(code.grpc_status(), grpc, "{code}");
         }
     }
+
+    /// One section for each code, in order, with its statuses and what to do.
+    #[test]
+    fn every_code_stands_in_the_reference_with_its_statuses() {
+        let reference = include_str!("../../docs/deny-codes.md");
+        let mut sections = reference.split("\n## ").skip(1);
+        for code in DenyCode::ALL {
+            let section = sections.next().expect("a section for each code");
+            let mut lines = section.lines().filter(|line| !line.is_empty());
+            assert_eq!(lines.next(), Some(code.as_str()));
+            let retry = if code.is_transient() {
+                ", with `Retry-After`"
+            } else {
+                ""
+            };
+            let statuses = format!(
+                "HTTP {}, gRPC {}{retry}.",
+                code.http_status(),
+                code.grpc_status()
+            );
+            assert_eq!(lines.next(), Some(statuses.as_str()), "{code}");
+            for part in ["**Means**: ", "**Operator**: ", "**Device**: "] {
+                assert!(section.contains(part), "{code}: {part}");
+            }
+        }
+        assert_eq!(sections.next(), None);
+        let shown = crate::problem::problem_document(DenyCode::DeviceUnclaimed, Some("7d1c"));
+        assert!(reference.contains(&shown), "{shown}");
+    }
 }
