@@ -865,6 +865,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one table")]
     fn each_field_that_is_wrong_has_its_cause() {
         use CertificateError as E;
         let device = Draft::device;
@@ -944,7 +945,7 @@ mod tests {
             ),
             (
                 change(&|d| {
-                    d.validity = sequence(&[tlv(0x17, b"260101000000"), utc_time(NOT_AFTER)])
+                    d.validity = sequence(&[tlv(0x17, b"260101000000"), utc_time(NOT_AFTER)]);
                 }),
                 E::Der,
             ),
@@ -1000,6 +1001,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one table")]
     fn each_extension_that_cannot_be_read_has_its_cause() {
         use CertificateError as E;
         let without_extensions = || {

@@ -498,7 +498,7 @@ mod tests {
             }
         );
         assert_eq!(error.issuer(), 1);
-        let again = issuer("acme", &[other.clone()]).unwrap();
+        let again = issuer("acme", std::slice::from_ref(&other)).unwrap();
         let globex = issuer("globex", &[other]).unwrap();
         let error = IssuerSet::new(vec![acme.clone(), again]).unwrap_err();
         assert_eq!(

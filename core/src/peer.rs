@@ -531,6 +531,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one table")]
     fn zero_identities_and_two_identities_are_both_no() {
         let none = || Err(DenyReason::NoDeviceIdentity);
         let two = || Err(DenyReason::AmbiguousDeviceIdentity);

@@ -136,6 +136,9 @@ pub(super) const fn from_zigzag(value: u64) -> i64 {
 mod tests {
     use super::*;
 
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     #[test]
     fn numbers_are_read_as_they_are_written() {
         for value in [0, 1, 127, 128, 300, 1 << 20, u64::MAX - 1, u64::MAX] {

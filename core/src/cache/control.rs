@@ -365,6 +365,9 @@ mod tests {
     use super::super::memory::MemorySharedData;
     use super::*;
 
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     fn control() -> Control {
         let now = Timestamp::from_unix_seconds(1_795_537_200);
         let mut control = Control::new(3, 1_000_000, 0xFEED, now);

@@ -139,6 +139,9 @@ mod tests {
     use super::super::memory::MemorySharedData;
     use super::*;
 
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     const TIMEOUT: Duration = Duration::from_secs(4);
 
     fn at(millis: i64) -> Timestamp {

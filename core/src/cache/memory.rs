@@ -87,6 +87,9 @@ impl SharedData for MemorySharedData {
 mod tests {
     use super::*;
 
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     #[test]
     fn a_cas_of_zero_overwrites_and_an_absent_key_takes_any() {
         let store = MemorySharedData::new();

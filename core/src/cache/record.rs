@@ -312,6 +312,9 @@ impl NewRecord {
 mod tests {
     use super::*;
 
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     fn binding() -> Binding {
         Binding {
             device: "acme:SN0000001".parse().unwrap(),
