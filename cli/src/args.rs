@@ -1,4 +1,8 @@
 //! What can be asked? The command line, and its help.
+#![expect(
+    clippy::doc_markdown,
+    reason = "clap prints these comments as they are, on a terminal"
+)]
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -247,10 +251,6 @@ pub struct Sources {
 /// `medbind provision`.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("which").required(true).args(["serial", "from"]))]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a switch of the command line"
-)]
 pub struct Provision {
     /// The device CA's directory, from `medbind ca init`
     #[arg(long, value_name = "DIR")]

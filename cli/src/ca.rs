@@ -23,7 +23,7 @@ use time::OffsetDateTime;
 
 use crate::args::{CaInit, Global};
 use crate::failure::{Failure, Outcome};
-use crate::output;
+use crate::output::{self, put};
 use crate::source::{self, Source};
 
 /// What `provision` must know about a CA.
@@ -176,7 +176,10 @@ pub fn init(args: &CaInit, global: &Global) -> Outcome {
         root_params.distinguished_name = common_name(&format!("{name} root"));
     }
     let root_key = new_key()?;
-    let root_pem = root_params.self_signed(&root_key).map_err(failed)?.pem();
+    let root_pem = root_params
+        .self_signed(&root_key)
+        .map_err(|error| failed(&error))?
+        .pem();
     let mut files = vec![
         (PathBuf::from(CERTIFICATE_FILE), root_pem.clone()),
         (PathBuf::from(KEY_FILE), root_key.serialize_pem()),
@@ -190,7 +193,10 @@ pub fn init(args: &CaInit, global: &Global) -> Outcome {
         let mut params = ca_params(&name, 0, begin, end)?;
         params.use_authority_key_identifier_extension = true;
         let root = Issuer::new(root_params, root_key);
-        issuing_pem = params.signed_by(&key, &root).map_err(failed)?.pem();
+        issuing_pem = params
+            .signed_by(&key, &root)
+            .map_err(|error| failed(&error))?
+            .pem();
         files.push((CERTIFICATE_FILE.into(), issuing_pem.clone()));
         files.push((KEY_FILE.into(), key.serialize_pem()));
         files.push(("chain.pem".into(), format!("{issuing_pem}{root_pem}")));
@@ -232,24 +238,26 @@ fn report(args: &CaInit, global: &Global, name: &str, end: i64) {
         at(ISSUER_FILE),
     );
     if args.intermediate {
-        lines.push_str(&format!(
+        put!(
+            lines,
             "  {}  the root: move its key offline; Envoy trusts root/cert.pem\n",
             at(ROOT)
-        ));
+        );
     }
-    lines.push_str(&format!(
+    put!(
+        lines,
         "{dim}next: medbind provision --ca {} --serial SN0001 --class cgm{dim:#}\n",
         args.dir.display()
-    ));
+    );
     output::text(&lines);
 }
 
-fn failed(error: rcgen::Error) -> Failure {
+fn failed(error: &rcgen::Error) -> Failure {
     Failure::refused(format_args!("cannot make the certificate: {error}"))
 }
 
 fn new_key() -> Result<KeyPair, Failure> {
-    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)
+    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|error| failed(&error))
 }
 
 fn common_name(name: &str) -> DistinguishedName {
@@ -275,7 +283,7 @@ fn issuer_yaml(settings: &Settings, certificate_pem: &str) -> String {
         settings.namespace
     );
     for line in certificate_pem.lines() {
-        yaml.push_str(&format!("      {line}\n"));
+        put!(yaml, "      {line}\n");
     }
     yaml.push_str("  identity:\n");
     for source in &settings.identity {
@@ -289,7 +297,7 @@ fn issuer_yaml(settings: &Settings, certificate_pem: &str) -> String {
             })
             .collect();
         fields.sort_by_key(|field| !field.starts_with("source"));
-        yaml.push_str(&format!("    - {}\n", fields.join("\n      ")));
+        put!(yaml, "    - {}\n", fields.join("\n      "));
     }
     yaml
 }

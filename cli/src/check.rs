@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::args::{Check, Global};
 use crate::failure::{Failure, Outcome};
 use crate::locate::{Kind, Node};
-use crate::output;
+use crate::output::{self, put};
 use crate::surroundings;
 
 /// How bad it is.
@@ -269,13 +269,14 @@ fn to_text(path: &Path, findings: &[Finding], found: &[Found]) -> String {
             "" => String::new(),
             field => format!("{field}: "),
         };
-        text.push_str(&format!(
+        put!(
+            text,
             "{}{line}: {style}{}:{style:#} {field}{}\n    {}\n",
             path.display(),
             finding.severity.as_str(),
             finding.what,
             finding.mend
-        ));
+        );
     }
     let count = |severity| {
         let count = findings.iter().filter(|one| one.severity == severity);
@@ -294,7 +295,7 @@ fn to_text(path: &Path, findings: &[Finding], found: &[Found]) -> String {
         (0, 0) => format!("{green}ok{green:#}", green = output::GREEN),
         (errors, warnings) => format!("{errors} errors, {warnings} warnings"),
     };
-    text.push_str(&format!("{}: {roles}{verdict}\n", path.display()));
+    put!(text, "{}: {roles}{verdict}\n", path.display());
     text
 }
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::args::{Change, Claim, Export, Global, List, PinArgs, Revoke, Show, State};
 use crate::client::{Registry, device_path};
 use crate::failure::{Failure, Outcome};
-use crate::output;
+use crate::output::{self, put};
 
 /// The most devices that one page of the registry's list holds.
 const PAGE: u64 = 1000;
@@ -140,20 +140,22 @@ fn show_change(global: &Global, done: &str, record: &Value) {
     let green = output::GREEN;
     let mut text = format!("{green}{done}{green:#} {}", cell(record, "device"));
     if let Some(account) = record["account"].as_str() {
-        text.push_str(&format!(" for account {account}"));
+        put!(text, " for account {account}");
     }
-    text.push_str(&format!(
+    put!(
+        text,
         ", now {} (epoch {}, revision {})\n",
         cell(record, "state"),
         cell(record, "epoch"),
         cell(record, "revision")
-    ));
+    );
     // A release answers with the next claim secret, this once.
     if let Some(secret) = record["claim_secret"].as_str() {
         let (bold, dim) = (output::BOLD, output::DIM);
-        text.push_str(&format!(
+        put!(
+            text,
             "  new claim secret  {bold}{secret}{bold:#}  {dim}(shown once){dim:#}\n"
-        ));
+        );
     }
     output::text(&text);
 }
@@ -187,10 +189,11 @@ fn fields(record: &Value) -> String {
     let rest = names.iter().map(|name| name.as_str());
     let rest = rest.filter(|name| !order.contains(name));
     let dim = output::DIM;
-    first
-        .chain(rest)
-        .map(|name| format!("{dim}{name:<width$}{dim:#}  {}\n", cell(record, name)))
-        .collect()
+    let mut text = String::new();
+    for name in first.chain(rest) {
+        put!(text, "{dim}{name:<width$}{dim:#}  {}\n", cell(record, name));
+    }
+    text
 }
 
 /// `medbind list`.
@@ -294,7 +297,7 @@ pub async fn export(args: &Export, global: &Global) -> Outcome {
     let mut lines: usize = 0;
     while let Some(chunk) = body.next().await {
         let chunk = chunk.map_err(|error| registry.failed(&error))?;
-        lines += chunk.iter().filter(|octet| **octet == b'\n').count();
+        lines += chunk.split(|octet| *octet == b'\n').count() - 1;
         match &mut file {
             Some((path, file)) => {
                 let written = file.write_all(&chunk);

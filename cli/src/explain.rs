@@ -29,7 +29,7 @@ use crate::args::{Explain, Global};
 use crate::check::{self, Found};
 use crate::client::Registry;
 use crate::failure::{Failure, Outcome};
-use crate::output;
+use crate::output::{self, put};
 
 /// `medbind explain`.
 pub async fn explain(args: &Explain, global: &Global) -> Outcome {
@@ -449,10 +449,10 @@ impl Told {
         ];
         for (name, value) in facts {
             if let Some(value) = value {
-                text.push_str(&format!("  {dim}{name:<10}{dim:#} {value}\n"));
+                put!(text, "  {dim}{name:<10}{dim:#} {value}\n");
             }
         }
-        text.push_str(&format!("\n{bold}steps{bold:#}\n"));
+        put!(text, "\n{bold}steps{bold:#}\n");
         let width = self.steps.iter().map(|step| step.step.len()).max();
         let width = width.unwrap_or(0);
         for step in &self.steps {
@@ -461,17 +461,18 @@ impl Told {
                 StepOutcome::Absent => dim,
                 StepOutcome::Refused => red,
             };
-            text.push_str(&format!(
+            put!(
+                text,
                 "  {colour}{:<7}{colour:#}  {:<width$}  {}\n",
                 step.outcome.as_str(),
                 step.step,
                 step.read
-            ));
+            );
         }
         if !self.headers.is_empty() {
-            text.push_str(&format!("\n{bold}the upstream sees{bold:#}\n"));
+            put!(text, "\n{bold}the upstream sees{bold:#}\n");
             for (name, value) in &self.headers {
-                text.push_str(&format!("  {name}: {value}\n"));
+                put!(text, "  {name}: {value}\n");
             }
         }
         if self.mode == Mode::Shadow {
@@ -479,7 +480,7 @@ impl Told {
         }
         if let Some(reason) = &self.denied {
             let next = next_step(reason.code(), self.device.as_ref());
-            text.push_str(&format!("\n{bold}next:{bold:#} {next}\n"));
+            put!(text, "\n{bold}next:{bold:#} {next}\n");
         }
         text
     }

@@ -8,6 +8,7 @@ use qrcode::render::unicode::Dense1x2;
 use qrcode::{Color, EcLevel, QrCode};
 
 use crate::failure::Failure;
+use crate::output::put;
 
 /// Characters that stand as they are in a fragment's value (RFC 3986, 3.5), less `=`, `&` and `+`.
 fn is_plain(octet: u8) -> bool {
@@ -19,7 +20,7 @@ fn escape(text: &str) -> String {
         if is_plain(octet) {
             escaped.push(char::from(octet));
         } else {
-            escaped.push_str(&format!("%{octet:02X}"));
+            put!(escaped, "%{octet:02X}");
         }
         escaped
     })
@@ -155,10 +156,10 @@ impl Label {
     /// As SVG: the text is text, so that it can be read aloud and searched for.
     pub fn svg(&self) -> String {
         let (width, height) = self.size();
-        let path: String = self
-            .dark_modules()
-            .map(|(x, y)| format!("M{x} {y}h{MODULE}v{MODULE}h-{MODULE}z"))
-            .collect();
+        let mut path = String::new();
+        for (x, y) in self.dark_modules() {
+            put!(path, "M{x} {y}h{MODULE}v{MODULE}h-{MODULE}z");
+        }
         let mut svg = format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
              <svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
@@ -170,13 +171,14 @@ impl Label {
         for (line, x, y) in self.placed().filter(|(line, ..)| !line.text.is_empty()) {
             let letter = line.size * DOT * CELL;
             let length = letter * u32::try_from(line.text.chars().count()).unwrap_or(0);
-            svg.push_str(&format!(
+            put!(
+                svg,
                 "<text x=\"{x}\" y=\"{}\" font-family=\"monospace\" font-size=\"{}\" \
                  textLength=\"{length}\" lengthAdjust=\"spacingAndGlyphs\" xml:space=\"preserve\">{}</text>\n",
                 y + letter,
                 letter + letter / 4,
                 escape_xml(&line.text),
-            ));
+            );
         }
         svg.push_str("</svg>\n");
         svg
@@ -212,10 +214,11 @@ impl Label {
         let style = clap::builder::styling::Style::new()
             .fg_color(Some(clap::builder::styling::AnsiColor::Black.into()))
             .bg_color(Some(clap::builder::styling::AnsiColor::BrightWhite.into()));
-        drawn
-            .lines()
-            .map(|line| format!("{style}{line}{style:#}\n"))
-            .collect()
+        let mut text = String::new();
+        for line in drawn.lines() {
+            put!(text, "{style}{line}{style:#}\n");
+        }
+        text
     }
 }
 

@@ -3,6 +3,7 @@
 use clap::{Command, CommandFactory as _};
 
 use crate::args::Cli;
+use crate::output::put;
 
 /// The document.
 pub fn commands() -> String {
@@ -20,10 +21,11 @@ fn section(command: &mut Command, text: &mut String) {
     let name = command.get_bin_name().unwrap_or("medbind").to_owned();
     let help = command.render_long_help().to_string();
     let help: Vec<&str> = help.lines().map(str::trim_end).collect();
-    text.push_str(&format!(
+    put!(
+        text,
         "\n## {name}\n\n```text\n{}\n```\n",
         help.join("\n").trim_end()
-    ));
+    );
     for inner in command.get_subcommands_mut() {
         if !inner.is_hide_set() && inner.get_name() != "help" {
             section(inner, text);

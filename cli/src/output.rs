@@ -15,6 +15,15 @@ pub const GREEN: Style = AnsiColor::Green.on_default().bold();
 /// What can be passed over.
 pub const DIM: Style = Style::new().dimmed();
 
+/// Writes to the end of a `String`, as `write!` does, which cannot fail there.
+macro_rules! put {
+    ($text:expr, $($words:tt)*) => {{
+        use std::fmt::Write as _;
+        let _ = write!($text, $($words)*);
+    }};
+}
+pub(crate) use put;
+
 /// Writes text to standard output. A reader that has gone away ends the process quietly, as a
 /// pipe does.
 pub fn text(text: &str) {

@@ -28,7 +28,7 @@ use crate::args::{Global, KeyType, Provision, YesNo};
 use crate::ca::{self, DeviceCa};
 use crate::failure::{Failure, Outcome};
 use crate::label::Label;
-use crate::output;
+use crate::output::{self, put};
 use crate::source::{self, Source};
 
 const CHAIN_FILE: &str = "chain.pem";
@@ -291,7 +291,7 @@ impl Plan<'_> {
             KeyType::P384 => &PKCS_ECDSA_P384_SHA384,
             KeyType::Ed25519 => &PKCS_ED25519,
         })
-        .map_err(failed)?;
+        .map_err(|error| failed(&error))?;
         Ok((self.sign(serial, &key)?, Some(key.serialize_pem())))
     }
 
@@ -312,7 +312,8 @@ impl Plan<'_> {
         number[0] = (number[0] & 0x7F) | 0x40;
         params.serial_number = Some(SerialNumber::from_slice(&number));
         let issuer = self.ca.authority.issuer();
-        let certificate = params.signed_by(key, issuer).map_err(failed)?;
+        let certificate = params.signed_by(key, issuer);
+        let certificate = certificate.map_err(|error| failed(&error))?;
         Ok(certificate.pem())
     }
 
@@ -396,19 +397,20 @@ impl Made {
             text.push('\n');
             text.push_str(&claim.label.terminal());
         }
-        text.push_str(&format!(
+        put!(
+            text,
             "\n  claim code    {bold}{}{bold:#}\n  claim secret  {bold}{}{bold:#}  \
              {dim}(shown once; the registry gets its hash){dim:#}\n\n\
              {dim}next: medbind enrol {}{dim:#}\n",
             claim.code,
             claim.secret.reveal(),
             self.at(DEVICE_FILE)
-        ));
+        );
         text
     }
 }
 
-fn failed(error: rcgen::Error) -> Failure {
+fn failed(error: &rcgen::Error) -> Failure {
     Failure::refused(format_args!("cannot make the certificate: {error}"))
 }
 

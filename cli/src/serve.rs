@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{Global, Serve};
 use crate::failure::{Failure, Outcome};
-use crate::output;
+use crate::output::{self, put};
 
 /// `medbind serve`: until Ctrl-C or SIGTERM.
 pub async fn serve(args: &Serve, global: &Global) -> Outcome {
@@ -57,17 +57,18 @@ pub async fn serve(args: &Serve, global: &Global) -> Outcome {
         let (bold, yellow, dim) = (output::BOLD, output::YELLOW, output::DIM);
         let mut text = String::new();
         for made in running.made() {
-            text.push_str(&format!("made {}: {}\n", made.what, made.path.display()));
+            put!(text, "made {}: {}\n", made.what, made.path.display());
         }
         for warning in running.warnings() {
-            text.push_str(&format!("{yellow}warning:{yellow:#} {warning}\n"));
+            put!(text, "{yellow}warning:{yellow:#} {warning}\n");
         }
-        text.push_str(&format!("{bold}listening on https://{address}{bold:#}\n"));
-        text.push_str(&format!(
+        put!(text, "{bold}listening on https://{address}{bold:#}\n");
+        put!(
+            text,
             "{dim}next: medbind list --registry https://localhost:{} --credentials {}{dim:#}\n",
             address.port(),
             args.data_dir.join("operator").display()
-        ));
+        );
         output::text(&text);
     }
     tokio::select! {

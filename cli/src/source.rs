@@ -206,14 +206,14 @@ fn other_name(type_id: ObjectIdentifier, value: Any) -> GeneralName {
     GeneralName::OtherName(OtherName { type_id, value })
 }
 
-/// HardwareModuleName ::= SEQUENCE { hwType OBJECT IDENTIFIER, hwSerialNum OCTET STRING }
+/// `HardwareModuleName ::= SEQUENCE { hwType OBJECT IDENTIFIER, hwSerialNum OCTET STRING }`
 fn hardware_module_name(hw_type: ObjectIdentifier, serial: &str) -> Result<Any, der::Error> {
     let mut body = hw_type.to_der()?;
     body.extend(OctetString::new(serial.as_bytes())?.to_der()?);
     Any::new(Tag::Sequence, body)
 }
 
-/// PermanentIdentifier ::= SEQUENCE { identifierValue UTF8String OPTIONAL, assigner OPTIONAL }
+/// `PermanentIdentifier ::= SEQUENCE { identifierValue UTF8String OPTIONAL, assigner OPTIONAL }`
 fn permanent_identifier(serial: &str) -> Result<Any, der::Error> {
     Any::new(Tag::Sequence, Utf8StringRef::new(serial)?.to_der()?)
 }

@@ -8,9 +8,9 @@ use crate::locate::{Kind, Node};
 enum Host {
     /// `vm_config` and `configuration` of Envoy's own configuration.
     Envoy,
-    /// `pluginConfig` of Istio's WasmPlugin or TrafficExtension.
+    /// `pluginConfig` of Istio's `WasmPlugin` or `TrafficExtension`.
     Istio,
-    /// `config` of Envoy Gateway's EnvoyExtensionPolicy.
+    /// `config` of Envoy Gateway's `EnvoyExtensionPolicy`.
     Gateway,
 }
 

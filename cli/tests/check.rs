@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Desk, guard_yaml};
+use common::{Desk, guard_yaml, indented};
 use serde_json::Value;
 
 fn desk() -> Desk {
@@ -13,13 +13,7 @@ fn desk() -> Desk {
     desk
 }
 
-fn indented(text: &str, by: usize) -> String {
-    text.lines()
-        .map(|line| format!("{}{line}\n", " ".repeat(by)))
-        .collect()
-}
-
-/// A bootstrap around the guard: its policy, its vm_id, what stands after it, its routes.
+/// A bootstrap around the guard: its policy, its `vm_id`, what stands after it, its routes.
 struct Bootstrap<'a> {
     policy: &'a str,
     vm_id: &'a str,
@@ -217,76 +211,49 @@ fn what_the_module_refuses_is_named_by_file_line_and_field() {
     assert!(said.starts_with("wrong.yaml:1: error: role: "), "{said}");
 }
 
-#[test]
-fn what_weakens_the_guard_is_a_warning_and_with_strict_an_error() {
+/// Each bootstrap gets this finding, with a line; and with --strict an error.
+fn each_is_found(cases: &[(Bootstrap<'_>, &str, &str)]) {
     let desk = desk();
     let guard = desk.read("guard.yaml");
+    for (bootstrap, severity, what) in cases {
+        desk.write("envoy.yaml", bootstrap.yaml(&guard));
+        let status = if *severity == "error" { 2 } else { 0 };
+        let found = findings(&desk, "envoy.yaml", status);
+        let named = found.iter().any(|one| {
+            one["severity"] == *severity
+                && one["what"].as_str().unwrap().contains(what)
+                && one["line"].as_u64().unwrap() > 0
+        });
+        assert!(named, "{what}: {found:?}");
+        let strict = desk.run(&["check", "envoy.yaml", "--strict"]).ended_with(2);
+        let said = strict.out;
+        assert!(
+            said.contains("error: ") && !said.contains("warning: "),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_plug_in_that_lets_traffic_past_or_shares_its_cache_is_pointed_out() {
     let open = format!("failure_policy: FAIL_{}", "OPEN");
-    let typed = |name: &str, kind: &str| {
-        format!(
-            "  - {{name: {name}, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.{kind}}}}}"
-        )
+    let plugin = |policy, vm_id| Bootstrap {
+        policy,
+        vm_id,
+        ..GOOD
     };
-    let jwt = typed("jwt", "jwt_authn.v3.JwtAuthentication");
-    let lua = typed("lua", "lua.v3.Lua");
+    let reload = GOOD.policy;
     let stranger = "  - {name: stranger, typed_config: {config: {vm_config: {vm_id: medbind}, configuration: {}}}}";
-    for (bootstrap, severity, what) in [
+    each_is_found(&[
+        (plugin("name: medbind", "medbind"), "warning", "503"),
         (
-            Bootstrap {
-                policy: "name: medbind",
-                ..GOOD
-            },
+            plugin("failure_policy: FAIL_CLOSED", "medbind"),
             "warning",
             "503",
         ),
-        (
-            Bootstrap {
-                policy: "failure_policy: FAIL_CLOSED",
-                ..GOOD
-            },
-            "warning",
-            "503",
-        ),
-        (
-            Bootstrap {
-                policy: &open,
-                ..GOOD
-            },
-            "error",
-            "past the guard",
-        ),
-        (
-            Bootstrap {
-                vm_id: "other",
-                ..GOOD
-            },
-            "warning",
-            "cache of its own",
-        ),
-        (
-            Bootstrap {
-                vm_id: "''",
-                ..GOOD
-            },
-            "warning",
-            "without a vm_id",
-        ),
-        (
-            Bootstrap {
-                after: &jwt,
-                ..GOOD
-            },
-            "warning",
-            "no token is verified",
-        ),
-        (
-            Bootstrap {
-                after: &lua,
-                ..GOOD
-            },
-            "warning",
-            "may change path or tag",
-        ),
+        (plugin(&open, "medbind"), "error", "past the guard"),
+        (plugin(reload, "other"), "warning", "cache of its own"),
+        (plugin(reload, "''"), "warning", "without a vm_id"),
         (
             Bootstrap {
                 after: stranger,
@@ -295,6 +262,24 @@ fn what_weakens_the_guard_is_a_warning_and_with_strict_an_error() {
             "warning",
             "shared with another plug-in",
         ),
+    ]);
+}
+
+#[test]
+fn filters_and_routes_that_undo_a_decision_are_pointed_out() {
+    let typed = |kind: &str| {
+        format!(
+            "  - {{name: x, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.{kind}}}}}"
+        )
+    };
+    let (jwt, lua) = (typed("jwt_authn.v3.JwtAuthentication"), typed("lua.v3.Lua"));
+    let after = |after| Bootstrap { after, ..GOOD };
+    let route = |route| Bootstrap { route, ..GOOD };
+    let disabled = "{cluster: up}, typed_per_filter_config: {medbind: {disabled: true}}";
+    let header = "{cluster: up}, request_headers_to_remove: [X-Medbind-Account]";
+    each_is_found(&[
+        (after(&jwt), "warning", "no token is verified"),
+        (after(&lua), "warning", "may change path or tag"),
         (
             Bootstrap {
                 more: "disabled: true",
@@ -304,60 +289,34 @@ fn what_weakens_the_guard_is_a_warning_and_with_strict_an_error() {
             "switched off",
         ),
         (
-            Bootstrap {
-                route: "{cluster: upstream, prefix_rewrite: /}",
-                ..GOOD
-            },
+            route("{cluster: up, prefix_rewrite: /}"),
             "warning",
             "another path",
         ),
+        (route(disabled), "error", "on this route"),
+        (route(header), "warning", "after the guard has set it"),
         (
-            Bootstrap {
-                route: "{cluster: upstream}, typed_per_filter_config: {medbind: {disabled: true}}",
-                ..GOOD
-            },
-            "error",
-            "on this route",
-        ),
-        (
-            Bootstrap {
-                route: "{cluster: upstream}, request_headers_to_remove: [X-Medbind-Account]",
-                ..GOOD
-            },
-            "warning",
-            "after the guard has set it",
-        ),
-        (
-            Bootstrap {
-                route: "{cluster: upstream, early_data_policy: {name: x}}",
-                ..GOOD
-            },
+            route("{cluster: up, early_data_policy: {name: x}}"),
             "warning",
             "replayed",
         ),
-    ] {
-        desk.write("envoy.yaml", bootstrap.yaml(&guard));
-        let found = findings(&desk, "envoy.yaml", if severity == "error" { 2 } else { 0 });
-        let named = found.iter().any(|one| {
-            one["severity"] == severity
-                && one["what"].as_str().unwrap().contains(what)
-                && one["line"].as_u64().unwrap() > 0
-        });
-        assert!(named, "{what}: {found:?}");
-        let strict = desk.run(&["check", "envoy.yaml", "--strict"]).ended_with(2);
-        assert!(
-            strict.out.contains("error: ") && !strict.out.contains("warning: "),
-            "{}",
-            strict.out
-        );
-    }
-    let unfed = GOOD
-        .yaml(&guard)
-        .replace("role: sync", "rolle: sync")
-        .replace("medbind}\n      config", "x}\n      config");
-    desk.write("envoy.yaml", unfed);
-    let ran = desk.run(&["check", "envoy.yaml"]);
-    assert!(ran.out.contains("no synchroniser"), "{}", ran.out);
+    ]);
+}
+
+#[test]
+fn a_guard_that_nothing_feeds_is_pointed_out() {
+    let desk = desk();
+    let alone = GOOD.yaml(&desk.read("guard.yaml"));
+    let alone = &alone[alone.find("static_resources").unwrap()..];
+    desk.write("envoy.yaml", alone);
+    let found = findings(&desk, "envoy.yaml", 0);
+    assert!(
+        found[0]["what"]
+            .as_str()
+            .unwrap()
+            .contains("no synchroniser"),
+        "{found:?}"
+    );
 }
 
 #[test]

@@ -246,10 +246,9 @@ fn a_stream_is_enrolled_and_its_bad_lines_are_named() {
         let code = medbind_core::claim::ClaimCode::from_entropy(
             [u8::try_from(csv.len() % 32).unwrap(); 12],
         );
-        csv.push_str(&format!(
-            "{device},{code},{},cgm\n",
-            row["secret_hash"].as_str().unwrap()
-        ));
+        let hash = row["secret_hash"].as_str().unwrap();
+        let code = code.to_string();
+        csv.extend([&device, ",", &code, ",", hash, ",cgm\n"]);
     }
     let ran = desk
         .run_with(&["enrol", "-", "--json"], &csv)

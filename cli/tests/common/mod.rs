@@ -121,9 +121,19 @@ pub fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
+/// Each line moved to the right by `by` blanks.
+pub fn indented(text: &str, by: usize) -> String {
+    let blanks = " ".repeat(by);
+    let mut moved = String::new();
+    for line in text.lines() {
+        moved.extend([&blanks, line, "\n"]);
+    }
+    moved
+}
+
 /// A guard's configuration around `issuers` (a list in YAML).
 pub fn guard_yaml(issuers: &str) -> String {
-    let issuers: String = issuers.lines().map(|line| format!("  {line}\n")).collect();
+    let issuers = indented(issuers, 2);
     format!(
         "role: http\n\
          mode: enforce\n\
