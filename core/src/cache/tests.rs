@@ -2,6 +2,9 @@
 
 use core::time::Duration;
 
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
 use super::bucket;
 use super::*;
 use crate::binding::{Binding, BindingState, Epoch, Pins};

@@ -29,3 +29,11 @@ mod settings;
 
 pub use machine::Synchroniser;
 pub use settings::{FetchId, SyncAction, SyncLogLevel, SyncResponse, SyncSettings};
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
+
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod model;

@@ -1,0 +1,491 @@
+use core::time::Duration;
+
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+use super::SyncLogLevel;
+use super::simulation::{Network, Registry, TICK, World, settings};
+use crate::binding::BindingState::{Active, Revoked, Suspended, Unrecognised};
+use crate::cache::{CacheAnswer, Candidate, SharedData};
+use crate::deny::Unavailable;
+use crate::time::Timestamp;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn the_registry_is_read_in_pages_and_then_followed() {
+    let mut world = World::one().with_devices(5_000);
+    world.step();
+    assert!(world.agrees());
+    assert!(world.view().is_complete());
+    assert_eq!(world.view().active().unwrap().records, 5_000);
+    let pages: Vec<_> = world.paths.iter().map(|(_, path)| path.as_str()).collect();
+    assert_eq!(pages[0], "/v1/feed?limit=2000");
+    assert!(
+        pages[2].starts_with("/v1/feed?cursor=f1.4000."),
+        "{pages:?}"
+    );
+    assert!(pages[3].contains("&wait=25s&limit=2000"), "{pages:?}");
+    assert_eq!(pages.len(), 4);
+
+    world.registry.set(7, Suspended);
+    world.registry.set(9_999, Active);
+    let changes = world.view().change_counter();
+    world.step();
+    assert!(world.agrees());
+    assert!(world.view().change_counter() > changes);
+    assert_eq!(world.view().active().unwrap().records, 5_001);
+}
+
+#[test]
+fn a_quiet_registry_keeps_the_cache_fresh_and_unchanged() {
+    let mut world = World::one().with_devices(10);
+    world.run(SECOND);
+    let changes = world.view().change_counter();
+    for _ in 0..1_200 {
+        world.step();
+        assert!(world.age() <= Duration::from_secs(26), "{:?}", world.age());
+    }
+    assert_eq!(world.view().change_counter(), changes);
+    assert_eq!(world.paths.len(), 2 + 4, "one call for each 25 s");
+}
+
+#[test]
+fn a_short_bound_gets_a_short_poll() {
+    let mut short = settings(Candidate::Singleton);
+    short = super::SyncSettings::new(short.registry, short.candidate, true, 10, 6 * SECOND);
+    assert_eq!(short.wait, 2 * SECOND);
+    let mut world = World::new(vec![short]);
+    world.run(SECOND);
+    for _ in 0..200 {
+        world.step();
+        assert!(world.age() < 3 * SECOND);
+    }
+}
+
+#[test]
+fn a_page_that_is_larger_than_was_asked_for_is_applied_in_parts() {
+    let mut world = World::one().with_devices(4_000);
+    world.registry.forced_limit = Some(4_000);
+    world.step();
+    assert_eq!(world.view().availability(), Err(Unavailable::Loading));
+    assert_eq!(world.view().loading().unwrap().records, 2_500);
+    world.step();
+    assert!(world.agrees());
+}
+
+#[test]
+fn a_new_history_is_read_beside_the_old_one_which_answers_meanwhile() {
+    let mut world = World::one().with_devices(3_000);
+    world.run(SECOND);
+    world.registry.set(5, Revoked);
+    world.registry.set(6, Suspended);
+    world.run(SECOND);
+    let mut restored = Registry::new("f2");
+    for n in 1..2_500 {
+        restored.set(n, Active);
+    }
+    restored.forced_limit = Some(10);
+    world.registry = restored;
+    let mut served_old = false;
+    for _ in 0..300 {
+        world.step();
+        assert_eq!(world.state(5), Some(Revoked));
+        let is_new = world.view().feed().unwrap().as_str() == "f2";
+        served_old |= world.view().loading().is_some() && !is_new;
+        assert_eq!(
+            world.state(6),
+            Some(if is_new { Active } else { Suspended })
+        );
+        assert_eq!(world.state(2_999).is_some(), !is_new);
+        assert_eq!(world.state(0).is_some(), !is_new);
+    }
+    assert!(served_old);
+    assert_eq!(world.view().feed().unwrap().as_str(), "f2");
+    assert!(!world.view().control().sweeping);
+    assert_eq!(
+        world.state(5),
+        Some(Revoked),
+        "whatever the older history says"
+    );
+}
+
+#[test]
+fn a_history_that_forked_under_the_same_name_is_noticed() {
+    let mut world = World::one().with_devices(10);
+    let backup = world.registry.clone();
+    world.registry.set(1, Suspended);
+    world.registry.set(2, Suspended);
+    world.run(SECOND);
+    world.registry = backup;
+    world.registry.set(3, Suspended);
+    world.registry.set(4, Suspended);
+    world.registry.set(5, Suspended);
+    world.run(30 * SECOND);
+    assert!(world.agrees());
+    assert_eq!(world.logged("does not know this history"), 1);
+}
+
+#[test]
+fn an_answer_that_is_out_of_order_changes_nothing_and_is_asked_for_again() {
+    let replaced = |from: &str, to: &str| Network::Replaced(from.into(), to.into());
+    for (network, reason) in [
+        (Network::Cut(1), "cut short"),
+        (Network::Cut(60), "cut short"),
+        (Network::Cut(10_000), "feed header"),
+        (Network::Padded(1), "goes on after"),
+        (replaced("\"version\":1", "\"version\":2"), "version 2"),
+        (replaced("\"head\":11", "\"head\":9"), "out of order"),
+        (
+            replaced("\"revision\":11", "\"revision\":5"),
+            "out of order",
+        ),
+        (Network::Status(500, None), "status 500"),
+        (Network::Status(404, None), "status 404"),
+        (Network::Down, "could not be reached"),
+    ] {
+        let mut world = World::one().with_devices(10);
+        world.run(SECOND);
+        world.network = network;
+        world.registry.set(3, Suspended);
+        world.run(3 * SECOND);
+        assert_eq!(world.state(3), Some(Active), "{reason}");
+        assert!(world.logged(reason) > 2, "{reason}: {:?}", world.log);
+        assert!(world.age() > 2 * SECOND, "{reason}");
+        assert_eq!(world.view().feed().unwrap().as_str(), "f1");
+        world.network = Network::Up;
+        world.run(5 * SECOND);
+        assert!(world.agrees(), "{reason}");
+        assert!(world.age() < 5 * SECOND);
+    }
+}
+
+#[test]
+fn an_answer_of_another_history_is_refused_and_the_history_read_anew() {
+    let mut world = World::one().with_devices(10);
+    world.run(SECOND);
+    world.network = Network::Replaced("\"feed\":\"f1\"".into(), "\"feed\":\"f9\"".into());
+    world.registry.set(3, Suspended);
+    world.step();
+    assert_eq!(world.state(3), Some(Active));
+    assert_eq!(world.logged("another history"), 1);
+    world.network = Network::Up;
+    world.run(2 * SECOND);
+    assert!(world.agrees());
+    assert_eq!(world.logged("from the beginning"), 2);
+}
+
+#[test]
+fn pauses_grow_are_jittered_and_bounded_and_retry_after_is_honoured() {
+    let mut world = World::one();
+    world.network = Network::Status(503, None);
+    world.run(Duration::from_mins(2));
+    let calls: Vec<_> = world.paths.iter().map(|(at, _)| *at).collect();
+    let pauses: Vec<_> = calls.windows(2).map(|two| two[1].since(two[0])).collect();
+    assert!(pauses[0] <= 3 * TICK, "{pauses:?}");
+    assert!(
+        pauses.iter().all(|pause| *pause <= 10 * SECOND + TICK),
+        "{pauses:?}"
+    );
+    assert!(*pauses.last().unwrap() >= 5 * SECOND, "{pauses:?}");
+    assert!((12..40).contains(&calls.len()), "{pauses:?}");
+
+    for status in [429, 503] {
+        let mut world = World::one();
+        world.network = Network::Status(status, Some(30 * SECOND));
+        world.run(Duration::from_secs(29));
+        assert_eq!(world.paths.len(), 1);
+        world.run(Duration::from_secs(2));
+        assert_eq!(world.paths.len(), 2);
+        world.network = Network::Status(status, Some(Duration::from_hours(10)));
+        world.run(Duration::from_secs(35));
+        assert_eq!(world.paths.len(), 3);
+        world.run(Duration::from_secs(61));
+        assert_eq!(
+            world.paths.len(),
+            4,
+            "no registry may ask for longer than a minute"
+        );
+    }
+    let mut world = World::one();
+    world.network = Network::Status(403, None);
+    world.run(SECOND);
+    assert_eq!(
+        world
+            .log
+            .iter()
+            .filter(|(level, _)| *level == SyncLogLevel::Error)
+            .count(),
+        world.paths.len()
+    );
+}
+
+#[test]
+fn a_call_that_never_answers_is_given_up_and_its_late_answer_ignored() {
+    let mut world = World::one().with_devices(10);
+    world.run(SECOND);
+    world.network = Network::Silent;
+    world.run(36 * SECOND + TICK);
+    assert_eq!(world.logged("in time"), 1);
+    world.run(SECOND);
+    let calls = world.paths.len();
+    assert_eq!(calls, 3);
+    world.registry.set(3, Suspended);
+    world.network = Network::Up;
+    // The call that was given up is past its time; the newer one answers.
+    world.run(SECOND);
+    assert!(world.agrees());
+    assert!(world.paths.len() <= calls + 2, "{:?}", world.paths);
+}
+
+#[test]
+fn too_large_an_answer_is_asked_for_in_smaller_pages() {
+    let mut world = World::one().with_devices(2_000);
+    // Pads every answer of more than a few records beyond 1 MiB.
+    world.network = Network::Replaced(
+        "\"account\":\"acc-1\"".into(),
+        format!("\"x\":\"{}\"", "x".repeat(600)),
+    );
+    world.run(30 * SECOND);
+    assert!(world.logged("larger than 1 MiB") >= 1);
+    assert_eq!(world.view().active().unwrap().records, 2_000);
+}
+
+#[test]
+fn a_record_of_unknown_state_or_kind_denies_its_device_and_the_feed_goes_on() {
+    let mut world = World::one().with_devices(10);
+    world.run(SECOND);
+    for (n, line) in [
+        (1, r#"{"device":"acme:SN1","state":"paused","revision":11}"#),
+        (2, r#"{"kind":"grant","device":"acme:SN2","revision":12}"#),
+        (3, r#"{"device":"acme:SN3","state":"active","epoch":"x"}"#),
+    ] {
+        world.registry.set(n, Active);
+        world.registry.odd.insert(n, line.into());
+    }
+    world.registry.set(4, Suspended);
+    world.run(SECOND);
+    for n in 1..=3 {
+        assert_eq!(world.state(n), Some(Unrecognised), "{n}");
+    }
+    assert_eq!(world.state(4), Some(Suspended));
+    assert_eq!(world.view().unrecognised(), 3);
+    assert!(!world.view().control().reload);
+    world.registry.odd.clear();
+    world.registry.set(1, Active);
+    world.run(SECOND);
+    assert_eq!(world.state(1), Some(Active), "a newer record can be read");
+}
+
+#[test]
+fn a_record_that_names_nothing_makes_the_history_be_read_again_without_it() {
+    let mut world = World::one().with_devices(10);
+    world.run(Duration::from_mins(1));
+    for line in ["{", r#"{"device":"acme:SN?","state":"revoked"}"#] {
+        world.registry.set(1, Revoked);
+        world.registry.odd.insert(1, line.into());
+        world.registry.set(2, Suspended);
+        world.run(SECOND);
+        assert_eq!(world.state(2), Some(Suspended), "the feed goes on");
+        assert_eq!(world.state(1), None, "what it hides is refused");
+        world.registry.odd.clear();
+        world.registry.set(1, Active);
+        world.registry.set(2, Active);
+        world.run(Duration::from_mins(1));
+        assert!(world.agrees());
+    }
+    assert_eq!(world.logged("from the beginning"), 3);
+    // A registry that sends nothing else does not make the edge read all day.
+    for _ in 0..100 {
+        world.registry.set(1, Active);
+        world.registry.odd.insert(1, "{".into());
+        world.run(SECOND);
+    }
+    assert!(world.logged("from the beginning") <= 3 + 4);
+    world
+        .registry
+        .odd
+        .insert(3, r#"{"kind":"key","id":"k2","revision":1}"#.into());
+}
+
+#[test]
+fn a_record_of_another_kind_that_names_no_device_is_counted_and_passed_over() {
+    let mut world = World::one().with_devices(10);
+    world.run(SECOND);
+    world.registry.set(99, Active);
+    world
+        .registry
+        .odd
+        .insert(99, r#"{"kind":"key","id":"k2","revision":11}"#.into());
+    world.run(SECOND);
+    assert_eq!(world.view().unrecognised(), 1);
+    assert!(!world.view().control().reload);
+    assert_eq!(world.state(1), Some(Active));
+}
+
+#[test]
+fn a_registry_whose_clock_is_far_off_makes_the_cache_unusable() {
+    let mut world = World::one().with_devices(10);
+    world.registry.clock_offset = 3_600_000;
+    world.run(SECOND);
+    let skew = Duration::from_mins(5);
+    assert_eq!(
+        world.view().freshness(world.now, skew),
+        Err(Unavailable::Clock)
+    );
+    world.registry.clock_offset = -250_000;
+    world.run(26 * SECOND);
+    assert!(world.view().freshness(world.now, skew).is_ok());
+}
+
+#[test]
+fn a_clock_that_steps_is_noticed_and_measured_again() {
+    let mut world = World::one().with_devices(10);
+    world.run(SECOND);
+    let skew = Duration::from_mins(5);
+    let back = world.now.unix_millis() - 3_600_000;
+    world.now = Timestamp::from_unix_millis(back);
+    assert_eq!(
+        world.view().freshness(world.now, skew),
+        Err(Unavailable::Clock)
+    );
+    world.registry.set(3, Suspended);
+    world.run(15 * SECOND);
+    assert!(world.view().freshness(world.now, skew).unwrap() < 15 * SECOND);
+    assert!(world.agrees());
+    world.now = world.now.after(Duration::from_hours(5));
+    assert!(world.age() > Duration::from_hours(4));
+    world.registry.set(4, Suspended);
+    world.run(15 * SECOND);
+    assert!(world.age() < 15 * SECOND);
+    assert!(world.agrees());
+}
+
+#[test]
+fn only_one_worker_leads_and_another_takes_over_where_it_stops() {
+    let mut world = World::new(vec![settings(Candidate::Worker); 3]).with_devices(100);
+    world.run(4 * SECOND);
+    assert!(world.paths.is_empty(), "workers wait for a singleton first");
+    world.run(3 * SECOND);
+    let leaders = |world: &World| -> Vec<usize> {
+        (0..3)
+            .filter(|n| world.synchronisers[*n].is_leader())
+            .collect()
+    };
+    let first = leaders(&world);
+    assert_eq!(first.len(), 1);
+    assert!(world.agrees());
+    world.hung = first.clone();
+    world.registry.set(3, Suspended);
+    world.run(8 * SECOND);
+    assert!(world.agrees());
+    let second: Vec<_> = leaders(&world)
+        .into_iter()
+        .filter(|n| !first.contains(n))
+        .collect();
+    assert_eq!(second.len(), 1);
+    // The first wakes up, with the answer to its old call.
+    world.hung.clear();
+    world.registry.set(4, Suspended);
+    world.run(SECOND);
+    assert_eq!(leaders(&world), second);
+    assert!(world.agrees());
+}
+
+#[test]
+fn a_worker_gives_way_to_a_singleton() {
+    let mut world = World::new(vec![
+        settings(Candidate::Worker),
+        settings(Candidate::Singleton),
+    ]);
+    world.hung = vec![1];
+    world.run(7 * SECOND);
+    assert!(world.synchronisers[0].is_leader());
+    world.hung.clear();
+    world.run(SECOND);
+    assert!(!world.synchronisers[0].is_leader() && world.synchronisers[1].is_leader());
+    // A singleton that trapped does not come back.
+    world.hung = vec![1];
+    world.registry.set(1, Active);
+    world.run(8 * SECOND);
+    assert!(world.synchronisers[0].is_leader());
+    assert!(world.agrees());
+}
+
+#[test]
+fn a_leader_that_takes_over_in_the_middle_of_a_history_goes_on_with_it() {
+    let mut world = World::new(vec![settings(Candidate::Worker); 2]).with_devices(20_000);
+    world.synchronisers[0] = super::Synchroniser::new(settings(Candidate::Singleton), 9);
+    world.registry.forced_limit = Some(30);
+    world.step();
+    let half = world.view().loading().unwrap().records;
+    assert!(half > 0);
+    world.hung = vec![0];
+    world.run(7 * SECOND);
+    world.registry.forced_limit = None;
+    world.run(5 * SECOND);
+    assert_eq!(world.logged("from the beginning"), 1);
+    assert!(world.view().active().unwrap().records <= 10_000);
+    assert!(world.view().active().unwrap().over_capacity);
+}
+
+#[test]
+fn more_devices_than_fit_are_said_once_and_never_taken_for_unknown() {
+    let mut small = settings(Candidate::Singleton);
+    small.capacity = 100;
+    let mut world = World::new(vec![small.clone()]).with_devices(300);
+    world.run(SECOND);
+    assert_eq!(world.logged("more devices than"), 1);
+    let full = CacheAnswer::Unavailable(Unavailable::OverCapacity);
+    assert_eq!((0..300).filter(|n| world.look(*n) == full).count(), 200);
+    assert_eq!(world.look(5_000), full);
+    // A larger configuration reads the history again.
+    small.capacity = 1_000;
+    world.synchronisers = vec![super::Synchroniser::new(small, 77)];
+    world.run(Duration::from_mins(1));
+    assert!(world.agrees());
+}
+
+#[test]
+fn what_somebody_else_destroys_is_made_again() {
+    let mut world = World::one().with_devices(200);
+    world.run(SECOND);
+    for key in ["mb1/c", "mb1/l", "mb1/b0", "mb1/b7"] {
+        world.store.set(key, b"garbage", None).unwrap();
+        world.run(Duration::from_mins(2));
+        assert!(world.agrees(), "{key}");
+        assert!(world.age() < 30 * SECOND, "{key}");
+    }
+}
+
+#[test]
+fn without_preload_only_the_head_is_asked_for() {
+    let mut demand = settings(Candidate::Singleton);
+    demand.preload = false;
+    let mut world = World::new(vec![demand]).with_devices(100);
+    world.run(SECOND);
+    assert_eq!(world.paths[0].1, "/v1/feed?limit=0");
+    assert!(world.paths[1].1.contains("cursor=f1.100."));
+    assert_eq!(world.look(5), CacheAnswer::Pending);
+    assert!(world.age() < SECOND);
+    assert_eq!(world.view().active().unwrap().floor, 100);
+    assert!(!world.view().is_complete());
+    world.registry.set(5, Suspended);
+    world.run(SECOND);
+    assert_eq!(world.look(5), CacheAnswer::Pending);
+    assert_eq!(world.view().active().unwrap().position, 101);
+}
+
+#[test]
+fn another_way_of_keeping_bindings_begins_anew_with_the_cache_that_is_there() {
+    let mut world = World::one().with_devices(100);
+    world.run(SECOND);
+    let mut demand = settings(Candidate::Singleton);
+    demand.preload = false;
+    world.synchronisers = vec![super::Synchroniser::new(demand, 5)];
+    world.run(7 * SECOND);
+    assert_eq!(world.look(5), CacheAnswer::Pending);
+    world.synchronisers = vec![super::Synchroniser::new(settings(Candidate::Singleton), 6)];
+    world.run(Duration::from_mins(1));
+    assert!(world.agrees());
+}
