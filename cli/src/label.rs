@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn svg_and_png_have_the_same_size_and_the_png_can_be_read() {
+    fn svg_and_png_have_the_same_size_and_the_png_s_code_is_the_link() {
         let label = label(true);
         let (width, height) = label.size();
         let file = label.png().unwrap();
@@ -340,6 +340,21 @@ mod tests {
                 .svg()
                 .contains(&format!("viewBox=\"0 0 {width} {height}\""))
         );
+        // A camera reads the link.
+        let grey = |x: usize, y: usize| {
+            if pixels[y * info.line_size + x / 8] & (0x80 >> (x % 8)) == 0 {
+                0
+            } else {
+                255
+            }
+        };
+        let size = |pixels| usize::try_from(pixels).unwrap();
+        let mut image =
+            rqrr::PreparedImage::prepare_from_greyscale(size(width), size(height), grey);
+        let [grid] = &image.detect_grids()[..] else {
+            panic!("one QR code");
+        };
+        assert_eq!(grid.decode().unwrap().1, label.link());
         // The finder pattern's corner is dark, the quiet zone around it is not.
         let dark = |x: usize, y: usize| pixels[y * info.line_size + x / 8] & (0x80 >> (x % 8)) == 0;
         assert!(dark(32, 32) && !dark(31, 31) && !dark(0, 0));
