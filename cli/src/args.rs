@@ -46,7 +46,7 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
 pub struct Global {
-    /// The registry's address
+    /// The registry's address [default: https://localhost:8443]
     #[arg(
         long,
         global = true,

@@ -27,6 +27,7 @@ const MAX_ERRORS: usize = 10_000;
 struct Progress {
     imported: Option<u64>,
     rejected: Option<u64>,
+    unchanged: Option<u64>,
     #[serde(default)]
     done: bool,
     line: Option<u64>,
@@ -38,6 +39,7 @@ struct Progress {
 struct Tally {
     imported: u64,
     rejected: u64,
+    unchanged: u64,
     done: bool,
     errors: Vec<Value>,
 }
@@ -53,16 +55,21 @@ pub async fn enrol(args: &Enrol, global: &Global) -> Outcome {
         output::json(&json!({
             "imported": tally.imported,
             "rejected": tally.rejected,
+            "unchanged": tally.unchanged,
             "errors": tally.errors,
         }));
     } else {
+        let unchanged = match tally.unchanged {
+            0 => String::new(),
+            unchanged => format!(", {unchanged} were there already"),
+        };
         output::line(&format!(
-            "{} enrolled, {} rejected",
+            "{} enrolled, {} rejected{unchanged}",
             tally.imported, tally.rejected
         ));
     }
     if !tally.done {
-        return Err(Failure::refused("the registry's answer was cut short")
+        return Err(Failure::refused("the enrolment was cut short")
             .next("enrol again: a device that is there already and the same is no error"));
     }
     Ok(ExitCode::from(u8::from(tally.rejected > 0)))
@@ -221,13 +228,17 @@ impl Tally {
         if let Some(rejected) = progress.rejected {
             self.rejected = rejected;
         }
+        if let Some(unchanged) = progress.unchanged {
+            self.unchanged = unchanged;
+        }
         self.done |= progress.done;
         if let Some(error) = progress.error {
-            let at = progress
-                .line
-                .map_or("?".to_owned(), |line| line.to_string());
+            let at = match progress.line {
+                Some(line) => format!("line {line}"),
+                None => "the registry".to_owned(),
+            };
             if show_errors {
-                bar.suspend(|| anstream::eprintln!("line {at}: {error}"));
+                bar.suspend(|| anstream::eprintln!("{at}: {error}"));
             }
             if self.errors.len() < MAX_ERRORS {
                 self.errors

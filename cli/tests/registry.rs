@@ -239,6 +239,9 @@ fn a_stream_is_enrolled_and_its_bad_lines_are_named() {
         ran.err
     );
 
+    let again = desk.run(&["enrol", "devices/enrol.ndjson"]).ended_with(0);
+    assert_eq!(again.out, "0 enrolled, 0 rejected, 30 were there already\n");
+
     let mut csv = "device,code,secret_hash,class\n".to_owned();
     for line in lines.lines().take(3) {
         let row: Value = serde_json::from_str(line).unwrap();
@@ -254,7 +257,10 @@ fn a_stream_is_enrolled_and_its_bad_lines_are_named() {
         .run_with(&["enrol", "-", "--json"], &csv)
         .ended_with(0)
         .json();
-    assert_eq!(ran, json!({"imported": 3, "rejected": 0, "errors": []}));
+    assert_eq!(
+        ran,
+        json!({"imported": 3, "rejected": 0, "unchanged": 0, "errors": []})
+    );
 
     let one = [
         "enrol",
