@@ -212,6 +212,9 @@ impl<'v> Field<'v> {
     ) -> Option<Duration> {
         const UNITS: &str = "write a whole number and a unit (ms, s, m, h, d), such as";
         if let Value::Number(number) = self.value {
+            // `900.0` is how a double may be written.
+            let number = number.to_string();
+            let number = number.strip_suffix(".0").unwrap_or(&number);
             problems.add(
                 &self.path,
                 "a duration without unit",

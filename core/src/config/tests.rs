@@ -595,6 +595,11 @@ fn an_error_names_the_field_and_the_mend() {
             "\"900s\"",
         ),
         (
+            with(base(), "/bindings", json!({"max_stale": 900.0})),
+            "bindings.max_stale: a duration without unit",
+            "\"900s\"",
+        ),
+        (
             with(base(), "/bindings", json!({"max_stale": "15min"})),
             "bindings.max_stale: \"15min\" is no duration",
             "ms, s, m, h, d",
