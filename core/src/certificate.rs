@@ -552,7 +552,8 @@ fn read_name(der: &[u8], cause: CertificateError) -> Result<Name, CertificateErr
     Ok(name)
 }
 
-fn name_text(der: &[u8]) -> String {
+/// A name as text (RFC 4514), for an operator.
+pub(crate) fn name_text(der: &[u8]) -> String {
     Name::from_der(der).map_or_else(|_| String::new(), |name| name.to_string())
 }
 

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::certificate::{CertificateError, PeerCertificate};
+use crate::certificate::{CertificateError, PeerCertificate, name_text};
 use crate::deny::{DenyReason, IssuerMismatch};
 use crate::identity::check_namespace;
 use crate::signature::{KeyType, SignatureError, VerifySignature};
@@ -18,7 +18,6 @@ struct IssuerCertificate {
     key_identifier: Option<Box<[u8]>>,
     spki: Box<[u8]>,
     key_type: KeyType,
-    text: Box<str>,
 }
 
 /// Who issues device certificates: a namespace, one certificate or (while one CA hands over to the
@@ -186,7 +185,6 @@ impl IssuerCertificate {
             key_identifier: certificate.subject_key_identifier().map(Into::into),
             spki: certificate.spki_der().into(),
             key_type: certificate.key_type(),
-            text: certificate.subject_text().into(),
         })
     }
 
@@ -333,7 +331,7 @@ impl IssuerSet {
                     Ok(()) => {
                         return Ok(Signer {
                             issuer,
-                            subject: &candidate.text,
+                            subject: &candidate.name,
                             key_type: candidate.key_type,
                         });
                     }
@@ -349,7 +347,7 @@ impl IssuerSet {
 /// The issuer whose key made a certificate's signature.
 pub(crate) struct Signer<'a> {
     pub(crate) issuer: &'a Issuer,
-    subject: &'a str,
+    subject: &'a [u8],
     key_type: KeyType,
 }
 
@@ -358,7 +356,9 @@ impl fmt::Display for Signer<'_> {
         write!(
             f,
             "namespace {}, signed by {} ({})",
-            self.issuer.namespace, self.subject, self.key_type
+            self.issuer.namespace,
+            name_text(self.subject),
+            self.key_type
         )
     }
 }
