@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use rcgen::string::PrintableString;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension,
@@ -11,6 +11,7 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, SignatureAlgorithm,
 };
 use rustls::crypto::ring::sign::any_supported_type;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
@@ -51,6 +52,20 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// From PEM: the certificate with those above it, and its key as PKCS #8.
+    pub fn from_pem(chain: &str, key: &str) -> Result<Self> {
+        let chain = CertificateDer::pem_slice_iter(chain.as_bytes())
+            .collect::<Result<Vec<_>, _>>()
+            .context("the certificate is not PEM")?;
+        let key = PrivatePkcs8KeyDer::from_pem_slice(key.as_bytes())
+            .context("the key is not PKCS #8 PEM")?;
+        Ok(Self {
+            chain,
+            key: key.secret_pkcs8_der().to_vec(),
+            serial: None,
+        })
+    }
+
     /// The certificate as PEM, those above it behind it.
     pub fn pem(&self) -> String {
         self.chain

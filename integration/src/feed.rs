@@ -73,7 +73,7 @@ impl FeedServer {
             state: Mutex::new(state),
             changed: watch::Sender::new(0),
         });
-        let tls = server::tls(identity, clients)?;
+        let tls = server::tls(identity, clients.der())?;
         let server = Server::start(
             SocketAddr::from(([127, 0, 0, 1], 0)),
             tls.clone(),

@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
-use crate::certificate::{Authority, Identity};
+use crate::certificate::Identity;
 
 /// The body of an answer.
 pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -89,10 +89,10 @@ impl Drop for Server {
     }
 }
 
-/// The TLS of a server that takes no client without a certificate of `clients`.
-pub fn tls(identity: &Identity, clients: &Authority) -> Result<ServerConfig> {
+/// The TLS of a server that takes no client without a certificate of the CA `clients`.
+pub fn tls(identity: &Identity, clients: &CertificateDer<'static>) -> Result<ServerConfig> {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from(clients.der().to_vec()))?;
+    roots.add(clients.clone())?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;

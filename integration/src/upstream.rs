@@ -88,12 +88,16 @@ pub struct Upstream {
 impl Upstream {
     /// Starts it, for clients with a certificate of `clients` alone.
     pub async fn start(identity: &Identity, clients: &Authority) -> Result<Self> {
+        let tls = server::tls(identity, clients.der())?;
+        Self::serve(SocketAddr::from(([127, 0, 0, 1], 0)), tls).await
+    }
+
+    /// Starts it at an address, with this TLS.
+    pub async fn serve(address: SocketAddr, tls: rustls::ServerConfig) -> Result<Self> {
         let service = Arc::new(DeviceService {
             memory: Mutex::default(),
         });
-        let tls = server::tls(identity, clients)?;
-        let server =
-            Server::start(SocketAddr::from(([127, 0, 0, 1], 0)), tls, service.clone()).await?;
+        let server = Server::start(address, tls, service.clone()).await?;
         Ok(Self { server, service })
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tokio::time::{Instant, sleep, timeout};
 
 /// How often a condition is looked at.
@@ -33,4 +33,21 @@ where
         .await
         .with_context(|| format!("not within {limit:?}: {what}"))?;
     Ok((value, start.elapsed()))
+}
+
+/// Waits until `holds`, where what is looked at are other programs. `holds` is asked every 200 ms.
+///
+/// # Errors
+/// `what` did not come about within `limit`, or `holds` failed.
+pub fn blocking(
+    what: &str,
+    limit: Duration,
+    mut holds: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    let start = Instant::now();
+    while !holds().with_context(|| format!("while waiting for: {what}"))? {
+        ensure!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! The one tool a newcomer needs. `cargo xtask demo` tells the story, `cargo xtask test` tests
 //! it, `cargo xtask module` builds what Envoy loads.
 
+mod compose;
 mod envoy;
 mod module;
 mod postlink;
@@ -31,6 +32,8 @@ enum Command {
     Test(test::TestArgs),
     /// Build the module into dist/medbind.wasm, with its SHA-256 beside it
     Module(module::ModuleArgs),
+    /// The story's parts as containers: start them, or tell the story across them
+    Compose(compose::ComposeArgs),
     /// Get an Envoy, checked against its pinned SHA-256, and print where it is
     Envoy {
         /// Which release, of those that are pinned
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => programs::demo(&args.envoy, args.keep),
         Command::Test(args) => Ok(test::run(&args)),
         Command::Module(args) => module::run(&args),
+        Command::Compose(args) => compose::run(&args),
         Command::Envoy { version } => envoy::run(&version),
     };
     match result {
