@@ -51,7 +51,7 @@ impl<H: Host + Clone> Root<H> {
                 return false;
             }
         };
-        match PluginConfig::from_json(&octets) {
+        match PluginConfig::from_plugin(&octets) {
             Ok(PluginConfig::Guard(config)) => self.guard_by(*config),
             Ok(PluginConfig::Sync(config)) => {
                 self.guard = None;

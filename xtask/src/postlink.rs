@@ -12,24 +12,47 @@ use wasmparser::{
     Parser, Payload, TypeRef, Validator,
 };
 
-/// The callbacks that medbind acts upon, and what the runtime needs besides. The capability
-/// lists in `envoy/` name the same.
-pub const KEPT: [&str; 15] = [
+/// What Envoy may call: the callbacks that medbind acts upon, and what the runtime needs besides.
+/// The capability lists in `envoy/` name the same callbacks.
+pub const EXPORTS: [&str; 12] = [
     "_initialize",
+    "malloc",
     "memory",
     "proxy_abi_version_0_2_1",
     "proxy_on_configure",
     "proxy_on_context_create",
     "proxy_on_delete",
-    "proxy_on_done",
     "proxy_on_http_call_response",
-    "proxy_on_log",
-    "proxy_on_memory_allocate",
     "proxy_on_request_headers",
     "proxy_on_request_trailers",
     "proxy_on_tick",
     "proxy_on_vm_start",
-    "__indirect_function_table",
+];
+
+/// What the module may call: the host functions behind `src/host.rs`. The SDK can name others, in
+/// methods that nobody calls; a call of one of those would trap.
+pub const IMPORTS: [&str; 21] = [
+    "proxy_call_foreign_function",
+    "proxy_close_stream",
+    "proxy_continue_stream",
+    "proxy_define_metric",
+    "proxy_get_buffer_bytes",
+    "proxy_get_current_time_nanoseconds",
+    "proxy_get_header_map_pairs",
+    "proxy_get_header_map_value",
+    "proxy_get_property",
+    "proxy_get_shared_data",
+    "proxy_http_call",
+    "proxy_increment_metric",
+    "proxy_log",
+    "proxy_record_metric",
+    "proxy_remove_header_map_value",
+    "proxy_replace_header_map_value",
+    "proxy_send_local_response",
+    "proxy_set_effective_context",
+    "proxy_set_property",
+    "proxy_set_shared_data",
+    "proxy_set_tick_period_milliseconds",
 ];
 
 /// What the outside of a module looks like.
@@ -66,7 +89,8 @@ impl Shape {
     }
 }
 
-/// Drops every export that is not [`KEPT`], and what nothing else reaches.
+/// Drops every export that is not among [`EXPORTS`], every import that is not among [`IMPORTS`],
+/// and what nothing else reaches.
 pub fn trim(module: &[u8]) -> Result<Vec<u8>> {
     let mut trimmer = Trimmer::plan(module)?;
     let mut output = wasm_encoder::Module::new();
@@ -85,26 +109,33 @@ struct Trimmer {
     renumbered: Vec<Option<u32>>,
     /// How many functions are imported.
     imported: usize,
+    /// The types of the imported functions that are named and may not be called: functions of the
+    /// same types that trap stand in their place.
+    barred: Vec<u32>,
+    /// The imported functions that stay.
+    kept: BTreeSet<usize>,
 }
 
 impl Trimmer {
     fn plan(module: &[u8]) -> Result<Self> {
-        let mut imported = 0_usize;
+        let mut imports = Vec::new();
         let mut roots = Vec::new();
         let mut calls: Vec<Vec<u32>> = Vec::new();
         for payload in Parser::new(0).parse_all(module) {
             match payload? {
                 Payload::ImportSection(section) => {
                     for import in section.into_imports() {
-                        if matches!(import?.ty, TypeRef::Func(_) | TypeRef::FuncExact(_)) {
-                            imported += 1;
+                        let import = import?;
+                        if let TypeRef::Func(ty) | TypeRef::FuncExact(ty) = import.ty {
+                            let allowed = import.module == "env" && IMPORTS.contains(&import.name);
+                            imports.push((ty, allowed));
                         }
                     }
                 }
                 Payload::ExportSection(section) => {
                     for export in section {
                         let export = export?;
-                        if KEPT.contains(&export.name) && export.kind == ExternalKind::Func {
+                        if EXPORTS.contains(&export.name) && export.kind == ExternalKind::Func {
                             roots.push(export.index);
                         }
                     }
@@ -137,25 +168,41 @@ impl Trimmer {
                 _ => {}
             }
         }
+        let imported = imports.len();
         let mut live = BTreeSet::new();
         while let Some(function) = roots.pop() {
-            if live.insert(function) {
+            if live.insert(usize::try_from(function)?) {
                 let body = usize::try_from(function)?.checked_sub(imported);
                 roots.extend(body.and_then(|body| calls.get(body)).into_iter().flatten());
             }
         }
-        let mut next = 0_u32;
-        let renumbered = (0..u32::try_from(imported + calls.len())?)
-            .map(|function| {
-                live.contains(&function).then(|| {
-                    next += 1;
-                    next - 1
-                })
-            })
+        // In the order of the new module: imports, what stands in the place of others, the rest.
+        let is_allowed =
+            |function: usize| imports.get(function).is_some_and(|(_, allowed)| *allowed);
+        let of = |part: fn(bool, bool) -> bool| {
+            let functions = live.iter().copied();
+            functions.filter(move |function| part(*function < imported, is_allowed(*function)))
+        };
+        let kept = of(|imported, allowed| imported && allowed).collect::<BTreeSet<_>>();
+        let barred = of(|imported, allowed| imported && !allowed).collect::<Vec<_>>();
+        let bodies = of(|imported, _| !imported);
+        let mut renumbered = vec![None; imported + calls.len()];
+        let order = kept.iter().chain(&barred).copied().chain(bodies);
+        for (new, old) in order.enumerate() {
+            if let Some(place) = renumbered.get_mut(old) {
+                *place = Some(u32::try_from(new)?);
+            }
+        }
+        let barred = barred
+            .iter()
+            .filter_map(|function| imports.get(*function))
+            .map(|(ty, _)| *ty)
             .collect();
         Ok(Self {
             renumbered,
             imported,
+            barred,
+            kept,
         })
     }
 
@@ -197,7 +244,7 @@ impl Reencode for Trimmer {
             let import = import?;
             if matches!(import.ty, TypeRef::Func(_) | TypeRef::FuncExact(_)) {
                 function += 1;
-                if self.new_index(function - 1).is_none() {
+                if !self.kept.contains(&(function - 1)) {
                     continue;
                 }
             }
@@ -211,6 +258,9 @@ impl Reencode for Trimmer {
         functions: &mut wasm_encoder::FunctionSection,
         section: wasmparser::FunctionSectionReader<'_>,
     ) -> Result<(), reencode::Error> {
+        for ty in self.barred.clone() {
+            functions.function(self.type_index(ty)?);
+        }
         for (position, ty) in section.into_iter().enumerate() {
             let ty = ty?;
             if self.new_index(self.imported + position).is_some() {
@@ -225,6 +275,11 @@ impl Reencode for Trimmer {
         code: &mut wasm_encoder::CodeSection,
         section: wasmparser::CodeSectionReader<'_>,
     ) -> Result<(), reencode::Error> {
+        for _ in &self.barred {
+            let mut body = wasm_encoder::Function::new([]);
+            body.instructions().unreachable().end();
+            code.function(&body);
+        }
         for (position, body) in section.into_iter().enumerate() {
             let body = body?;
             if self.new_index(self.imported + position).is_some() {
@@ -239,7 +294,7 @@ impl Reencode for Trimmer {
         exports: &mut wasm_encoder::ExportSection,
         export: wasmparser::Export<'_>,
     ) -> Result<(), reencode::Error> {
-        if KEPT.contains(&export.name) {
+        if EXPORTS.contains(&export.name) {
             reencode::utils::parse_export(self, exports, export)?;
         }
         Ok(())
@@ -253,17 +308,21 @@ impl Reencode for Trimmer {
     ) -> Result<(), reencode::Error> {
         match section.as_known() {
             KnownCustom::Name(names) => {
-                let mut functions = wasm_encoder::NameMap::new();
+                let mut by_index = std::collections::BTreeMap::new();
                 for name in names {
                     if let Name::Function(map) = name? {
                         for naming in map {
                             let naming = naming?;
                             let old = usize::try_from(naming.index).unwrap_or(usize::MAX);
                             if let Some(index) = self.new_index(old) {
-                                functions.append(index, naming.name);
+                                by_index.insert(index, naming.name);
                             }
                         }
                     }
+                }
+                let mut functions = wasm_encoder::NameMap::new();
+                for (index, name) in by_index {
+                    functions.append(index, name);
                 }
                 let mut section = wasm_encoder::NameSection::new();
                 section.functions(&functions);
@@ -285,24 +344,29 @@ mod tests {
 
     use super::{Shape, trim};
 
-    /// Two imports and two exports, each export calling one import.
+    /// Three imports and two exports: the first export calls the first import, the second the
+    /// others.
     fn module() -> Vec<u8> {
         let mut types = TypeSection::new();
         types.ty().function([], []);
         let mut imports = ImportSection::new();
-        imports.import("env", "proxy_dead", EntityType::Function(0));
-        imports.import("env", "proxy_live", EntityType::Function(0));
+        for name in ["proxy_log", "proxy_get_property", "proxy_grpc_call"] {
+            imports.import("env", name, EntityType::Function(0));
+        }
         let mut functions = FunctionSection::new();
         let mut code = CodeSection::new();
-        for callee in [0, 1] {
+        for callees in [vec![0], vec![1, 2]] {
             functions.function(0);
             let mut body = Function::new([]);
-            body.instructions().call(callee).end();
+            for callee in callees {
+                body.instructions().call(callee);
+            }
+            body.instructions().end();
             code.function(&body);
         }
         let mut exports = ExportSection::new();
-        exports.export("proxy_on_grpc_close", ExportKind::Func, 2);
-        exports.export("proxy_on_tick", ExportKind::Func, 3);
+        exports.export("proxy_on_grpc_close", ExportKind::Func, 3);
+        exports.export("proxy_on_tick", ExportKind::Func, 4);
         let mut module = Module::new();
         module
             .section(&types)
@@ -315,11 +379,17 @@ mod tests {
 
     #[test]
     fn an_unused_callback_goes_with_all_that_only_it_reached() {
-        let before = Shape::read(&module()).unwrap();
-        assert_eq!(before.imports, ["env.proxy_dead", "env.proxy_live"]);
         let after = Shape::read(&trim(&module()).unwrap()).unwrap();
-        assert_eq!(after.imports, ["env.proxy_live"]);
         assert_eq!(after.exports, ["proxy_on_tick"]);
+        assert!(!after.imports.contains(&"env.proxy_log".to_owned()));
+    }
+
+    #[test]
+    fn a_host_function_that_is_not_allowed_is_not_imported() {
+        let before = Shape::read(&module()).unwrap();
+        assert!(before.imports.contains(&"env.proxy_grpc_call".to_owned()));
+        let after = Shape::read(&trim(&module()).unwrap()).unwrap();
+        assert_eq!(after.imports, ["env.proxy_get_property"]);
     }
 
     #[test]

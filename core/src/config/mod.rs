@@ -5,6 +5,7 @@
 
 mod build;
 mod error;
+mod protobuf;
 mod reader;
 mod schema;
 mod settings;

@@ -28,6 +28,19 @@ impl PluginConfig {
         super::build::from_json(json)
     }
 
+    /// Reads a configuration as Envoy hands it to a plug-in: the binary form of a
+    /// `google.protobuf.Struct` (what YAML in a bootstrap becomes), or JSON text (a
+    /// `google.protobuf.StringValue`, which is what Istio makes of `pluginConfig`).
+    pub fn from_plugin(octets: &[u8]) -> Result<Self, ConfigError> {
+        if octets.len() <= MAX_CONFIG_OCTETS
+            && !octets.is_empty()
+            && let Some(value) = super::protobuf::read_struct(octets)
+        {
+            return Self::from_value(&value);
+        }
+        Self::from_json(octets)
+    }
+
     /// Reads a configuration that has been parsed already, from YAML for example.
     pub fn from_value(value: &Value) -> Result<Self, ConfigError> {
         super::build::from_value(value)
