@@ -69,6 +69,20 @@ async fn a_snapshot_is_the_newest_state_of_each_device_in_pages() {
 }
 
 #[tokio::test]
+async fn without_records_the_head_is_answered() {
+    let registry = Registry::new().await;
+    let (operator, edge) = (registry.operator(), registry.edge());
+    operator.enrol(&[device(1), device(2)]).await;
+    let page = edge.feed("?limit=0").await;
+    assert_eq!((page.header.count, page.header.more), (0, false));
+    assert_eq!(page.position, 2);
+    operator.act("acme:SN1", "suspend").await;
+    let cursor = page.header.cursor;
+    let after = edge.feed(&format!("?cursor={cursor}")).await;
+    assert_eq!(after.bindings.len(), 1, "what came before is passed over");
+}
+
+#[tokio::test]
 async fn a_change_wakes_everybody_who_waits_and_silence_is_a_heartbeat() {
     let registry = Registry::new().await;
     let (operator, edge) = (registry.operator(), registry.edge());

@@ -407,3 +407,181 @@ proptest! {
         edge.writer.sweep(&control, 0, 16, NOW).unwrap();
     }
 }
+
+/// Where only looked-up devices are kept: a registry, its feed, and answers that come late.
+#[derive(Clone, Debug)]
+enum Demand {
+    Change(usize, BindingState),
+    /// The leader applies a page of at most this many records.
+    Page(usize),
+    /// A worker asks; the answer is what holds now, and is under way.
+    Ask(usize),
+    /// An answer arrives.
+    Arrive(prop::sample::Index),
+    /// An answer arrives between two writes of the leader.
+    ArriveAmidPage(prop::sample::Index, usize, usize),
+    /// A page is applied between a worker's read and its write.
+    PageAmidArrival(prop::sample::Index, usize),
+}
+
+fn demand() -> impl Strategy<Value = Demand> {
+    let state = prop_oneof![
+        3 => Just(BindingState::Active),
+        2 => Just(BindingState::Suspended),
+    ];
+    prop_oneof![
+        4 => (0..DEVICES, state).prop_map(|(n, state)| Demand::Change(n, state)),
+        3 => (1..9_usize).prop_map(Demand::Page),
+        4 => (0..DEVICES).prop_map(Demand::Ask),
+        3 => any::<prop::sample::Index>().prop_map(Demand::Arrive),
+        2 => (any::<prop::sample::Index>(), 0..6_usize, 1..9_usize)
+            .prop_map(|(which, at, limit)| Demand::ArriveAmidPage(which, at, limit)),
+        2 => (any::<prop::sample::Index>(), 1..9_usize)
+            .prop_map(|(which, limit)| Demand::PageAmidArrival(which, limit)),
+    ]
+}
+
+/// The registry's log: the device and state of each revision, from 1.
+#[derive(Default)]
+struct Log(Vec<(usize, BindingState)>);
+
+impl Log {
+    fn head(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    /// The newest record of a device up to a revision.
+    fn newest(&self, n: usize, upto: u64) -> Option<Binding> {
+        let first = usize::try_from(upto).unwrap();
+        (1..=upto)
+            .rev()
+            .zip(self.0.iter().take(first).rev())
+            .find_map(|(revision, (device, state))| {
+                (*device == n).then(|| binding(n, *state, revision))
+            })
+    }
+
+    fn page(&self, after: u64, limit: usize) -> (Vec<Binding>, u64) {
+        let newest = (0..DEVICES).filter_map(|n| self.newest(n, self.head()));
+        let mut records: Vec<_> = newest.filter(|b| b.revision > after).collect();
+        records.sort_by_key(|b| b.revision);
+        let more = records.len() > limit;
+        records.truncate(limit);
+        let reached = if more {
+            records.last().map_or(after, |b| b.revision)
+        } else {
+            self.head()
+        };
+        (records, reached)
+    }
+}
+
+fn run_on_demand(capacity: u32, events: Vec<Demand>) -> Result<(), TestCaseError> {
+    let store = MemorySharedData::new();
+    let edge = Edge::new(&store, 1, capacity);
+    let generation = edge.begin_load(false).unwrap();
+    edge.switch().unwrap();
+    let ttl = core::time::Duration::from_secs(10);
+    let mut log = Log::default();
+    let mut position = 0;
+    let mut answers: Vec<crate::feed::LookupAnswer> = Vec::new();
+    // The revision up to which the feed has been followed to its end.
+    let mut followed = 0;
+    for event in events {
+        let pick = |which: &prop::sample::Index| {
+            (!answers.is_empty()).then(|| answers[which.index(answers.len())].clone())
+        };
+        let mut applied = None;
+        match event {
+            Demand::Change(n, state) => log.0.push((n, state)),
+            Demand::Page(limit) => {
+                let (page, reached) = log.page(position, limit);
+                edge.apply(generation, &page).unwrap();
+                applied = Some(reached);
+            }
+            Demand::Ask(n) => {
+                let found = log.newest(n, log.head());
+                answers.push(super::tests::answer(n, log.head(), found));
+            }
+            Demand::Arrive(which) => {
+                let Some(answer) = pick(&which) else { continue };
+                Cache::new(&store).insert_lookup(NOW, &answer, ttl).unwrap();
+            }
+            Demand::ArriveAmidPage(which, at, limit) => {
+                let Some(answer) = pick(&which) else { continue };
+                let (page, reached) = log.page(position, limit);
+                let control = edge.writer.control().unwrap();
+                let racing = Racing {
+                    inner: &store,
+                    left: Cell::new(at),
+                    between: RefCell::new(Some(Box::new(|| {
+                        Cache::new(&store).insert_lookup(NOW, &answer, ttl).unwrap();
+                    }))),
+                    look: Box::new(|| {}),
+                };
+                Writer::new(&racing, 1)
+                    .apply(&control, generation, &page, NOW)
+                    .unwrap();
+                applied = Some(reached);
+            }
+            Demand::PageAmidArrival(which, limit) => {
+                let Some(answer) = pick(&which) else { continue };
+                let (page, reached) = log.page(position, limit);
+                let done = Cell::new(false);
+                let racing = Racing {
+                    inner: &store,
+                    left: Cell::new(0),
+                    between: RefCell::new(Some(Box::new(|| {
+                        edge.apply(generation, &page).unwrap();
+                        done.set(true);
+                    }))),
+                    look: Box::new(|| {}),
+                };
+                Cache::new(&racing)
+                    .insert_lookup(NOW, &answer, ttl)
+                    .unwrap();
+                drop(racing);
+                applied = done.get().then_some(reached);
+            }
+        }
+        if let Some(reached) = applied {
+            position = reached;
+            if reached == log.head() {
+                followed = reached;
+            }
+        }
+        let cache = Cache::new(&store);
+        let view = cache.view().unwrap();
+        for n in 0..DEVICES {
+            let known = log.newest(n, followed);
+            match cache.lookup(&view, &device(n), NOW) {
+                CacheAnswer::Found(found) => {
+                    prop_assert!(
+                        Some(found.revision) >= known.map(|b| b.revision),
+                        "{n} is stale"
+                    );
+                    prop_assert_eq!(Some(found.clone()), log.newest(n, found.revision));
+                }
+                CacheAnswer::Absent => {
+                    prop_assert!(known.is_none(), "{n} is remembered as unknown");
+                }
+                CacheAnswer::Pending => {}
+                other @ CacheAnswer::Unavailable(_) => prop_assert!(false, "{other:?}"),
+            }
+        }
+        prop_assert!(store.octets() < 200 + 16 * 22 + 64 * DEVICES);
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_answer_that_the_feed_has_overtaken_is_never_kept(
+        capacity in 1..100_u32,
+        events in prop::collection::vec(demand(), 1..80),
+    ) {
+        run_on_demand(capacity, events)?;
+    }
+}

@@ -407,7 +407,7 @@ fn an_old_leader_stops_at_what_a_new_one_has_written() {
     assert_eq!(new.look(1), CacheAnswer::Found(active(1, 2)));
 }
 
-fn answer(n: usize, head: u64, binding: Option<Binding>) -> LookupAnswer {
+pub(super) fn answer(n: usize, head: u64, binding: Option<Binding>) -> LookupAnswer {
     LookupAnswer {
         header: FeedHeader {
             feed: "f1".parse().unwrap(),
