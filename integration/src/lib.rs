@@ -7,6 +7,7 @@ pub mod client;
 pub mod envoy;
 pub mod feed;
 pub mod process;
+pub mod scenario;
 pub mod server;
 pub mod site;
 pub mod token;

@@ -3,5 +3,16 @@
 //!
 //! One table. The first runner drives the filter over a fake host, natively;
 //! the second drives the compiled module in a real Envoy with real mutual TLS
-//! and a real registry. Both assert the same: the status, the deny code, what
-//! the upstream saw, and the counter that moved.
+//! and a real registry. Both read the same bootstrap of Envoy, and both assert
+//! the same: the status, the deny code, what the upstream saw, and the counter
+//! that moved. What is no row of a table stands in `special`.
+
+pub mod fleet;
+pub mod native;
+pub mod real;
+pub mod registry;
+pub mod report;
+pub mod row;
+pub mod special;
+pub mod table;
+pub mod world;

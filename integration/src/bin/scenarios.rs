@@ -1,0 +1,83 @@
+//! Runs the scenarios in a real Envoy: `cargo xtask test --only scenarios`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use medbind_integration::envoy::Options;
+use medbind_integration::scenario::real::Stage;
+use medbind_integration::scenario::report::Report;
+use medbind_integration::scenario::row::{Place, Scenario};
+use medbind_integration::scenario::{special, table};
+use medbind_integration::tools::Tools;
+
+/// Runs the scenarios in a real Envoy.
+#[derive(Parser)]
+struct Arguments {
+    /// The short table alone
+    #[arg(long)]
+    short: bool,
+    /// Also what takes long
+    #[arg(long)]
+    full: bool,
+    /// The scenarios whose name holds this, alone
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+}
+
+const PLACES: [Place; 4] = [
+    Place::Fleet,
+    Place::NoSynchroniser,
+    Place::Stale,
+    Place::OnDemand,
+];
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let short = arguments.short && !arguments.full;
+    let tools = Tools::find()?;
+    let (major, minor) = tools.envoy_line()?;
+    println!("Envoy {major}.{minor}");
+    let mut report = Report::new(arguments.only.clone());
+    let rows = table::table();
+    let options = Options::default();
+    for place in PLACES {
+        let here = rows
+            .iter()
+            .filter(|row| row.place == place && (row.short || !short) && report.wants(row.name))
+            .collect::<Vec<_>>();
+        if here.is_empty() && arguments.only.is_some() && place == Place::NoSynchroniser {
+            continue;
+        }
+        report.begin();
+        let stage = Stage::set_with(&tools, place, &options, |bootstrap| match place {
+            Place::Fleet => special::forwarding(bootstrap),
+            Place::NoSynchroniser | Place::Stale | Place::OnDemand => Ok(()),
+        });
+        match stage.await {
+            Ok(stage) => run(stage, place, &here, &mut report, short).await,
+            Err(error) => report.end(&format!("the place {place:?} is set up"), Err(error)),
+        }
+    }
+    special::alone(&tools, &mut report, short).await;
+    Ok(if report.close() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+async fn run(mut stage: Stage, place: Place, rows: &[&Scenario], report: &mut Report, short: bool) {
+    for row in rows {
+        report.begin();
+        let outcome = stage.run(row).await;
+        report.end(row.name, outcome);
+    }
+    if place == Place::Fleet {
+        special::fleet(&mut stage, report, short).await;
+    }
+    if !short {
+        special::after(place, &mut stage, report).await;
+    }
+}

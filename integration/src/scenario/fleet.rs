@@ -1,0 +1,91 @@
+//! Which devices are there, and in which state? Both runners know the same.
+
+use medbind_core::binding::BindingState;
+use medbind_core::identity::DeviceId;
+use serde_json::{Value, json};
+
+/// One device of the registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its canonical identity.
+    pub id: String,
+    /// The state of its binding.
+    pub state: BindingState,
+    /// Its binding ended before now.
+    pub expired: bool,
+    /// Its binding pins a key that nobody has.
+    pub pinned: bool,
+}
+
+/// The account of every device that has one.
+pub const ACCOUNT: &str = "acc-1";
+/// The class of every device.
+pub const CLASS: &str = "cgm";
+/// A pin that no key has.
+pub const PIN: &str = "0000000000000000000000000000000000000000000000000000000000000001";
+/// The end of a binding that has ended.
+pub const ENDED: &str = "2020-01-01T00:00:00Z";
+
+/// Serials that a path, a topic or a header could be broken with. Text, since most sources hold
+/// nothing else.
+pub const ODD_SERIALS: [&str; 9] = [
+    "a/b",
+    ".",
+    "..",
+    "a b",
+    " a ",
+    "a=b",
+    "a%2Fb",
+    "a;b",
+    "\u{e9}\u{df}",
+];
+
+/// A serial of octets that are no text.
+pub const NO_TEXT: [u8; 4] = [0xff, 0x00, 0x0a, 0x80];
+
+/// Everything that the registry knows.
+pub fn fleet() -> Vec<Device> {
+    let device = |id: String, state| Device {
+        id,
+        state,
+        expired: false,
+        pinned: false,
+    };
+    let mut devices = vec![
+        device("acme:SN-UNCLAIMED".to_owned(), BindingState::Unclaimed),
+        device("acme:SN-SUSPENDED".to_owned(), BindingState::Suspended),
+        device("acme:SN-REVOKED".to_owned(), BindingState::Revoked),
+        Device {
+            expired: true,
+            ..device("acme:SN-EXPIRED".to_owned(), BindingState::Active)
+        },
+        Device {
+            pinned: true,
+            ..device("acme:SN-PINNED".to_owned(), BindingState::Active)
+        },
+    ];
+    let active = |serial: &[u8]| DeviceId::new("acme", serial).map(|id| id.to_string());
+    let odd = ODD_SERIALS.iter().map(|serial| serial.as_bytes());
+    for serial in odd.chain([&NO_TEXT[..], b"SN-A", b"SN-B"]) {
+        devices.extend(active(serial).map(|id| device(id, BindingState::Active)));
+    }
+    devices.push(device("other:SN-A".to_owned(), BindingState::Active));
+    devices
+}
+
+impl Device {
+    /// The record that the feed carries.
+    pub fn record(&self, revision: u64) -> Value {
+        let account = (self.state != BindingState::Unclaimed).then_some(ACCOUNT);
+        json!({
+            "kind": "binding", "device": self.id, "account": account, "state": self.state.as_str(),
+            "class": CLASS, "epoch": 1, "expires_at": self.expired.then_some(ENDED),
+            "pins": self.pins(), "revision": revision,
+        })
+    }
+
+    /// Its pins.
+    pub fn pins(&self) -> Vec<&'static str> {
+        self.pinned.then_some(PIN).into_iter().collect()
+    }
+}

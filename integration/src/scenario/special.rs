@@ -1,0 +1,695 @@
+//! What is no row: scenarios with a story.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use medbind_core::deny::DenyCode;
+use rustls::SupportedProtocolVersion;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::real::{Stage, said};
+use super::report::Report;
+use super::row::Place;
+use super::world::add_listener;
+use crate::bootstrap::{Bootstrap, set};
+use crate::certificate::Spec;
+use crate::client::{Answer, Ask, Client, Protocol, drain};
+use crate::envoy::Options;
+use crate::feed::Behaviour;
+use crate::site::EDGE;
+use crate::tools::{Tools, present};
+use crate::wait::until;
+
+/// A change is in force much sooner; this is when a scenario gives up.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// The settings of Envoy for `x-forwarded-client-cert`.
+const FORWARDING: [&str; 5] = [
+    "SANITIZE",
+    "FORWARD_ONLY",
+    "APPEND_FORWARD",
+    "SANITIZE_SET",
+    "ALWAYS_FORWARD_ONLY",
+];
+
+macro_rules! case {
+    ($report:expr, $name:expr, $run:expr) => {
+        if $report.wants($name) {
+            $report.begin();
+            let outcome = $run.await;
+            $report.end($name, outcome);
+        }
+    };
+}
+
+/// The scenarios that the place with the whole fleet is enough for.
+pub async fn fleet(stage: &mut Stage, report: &mut Report, short: bool) {
+    case!(
+        report,
+        "a device revoked in the middle of 100 requests is refused from then on",
+        revoked_in_the_middle(stage)
+    );
+    if short {
+        return;
+    }
+    case!(
+        report,
+        "a resumed session of TLS 1.2 is served",
+        resumed(stage, &rustls::version::TLS12)
+    );
+    case!(
+        report,
+        "a resumed session of TLS 1.3 is served",
+        resumed(stage, &rustls::version::TLS13)
+    );
+    case!(
+        report,
+        "a resumed session of a device that was revoked is refused",
+        resumed_and_revoked(stage)
+    );
+    case!(
+        report,
+        "an event stream is cut when the binding is suspended",
+        events(stage, Protocol::Http1)
+    );
+    case!(
+        report,
+        "an event stream over HTTP/2 is cut, and the connection lives on",
+        events(stage, Protocol::Http2)
+    );
+    case!(
+        report,
+        "an upload is cut when the binding is suspended",
+        upload(stage)
+    );
+    case!(
+        report,
+        "a WebSocket is cut when the binding is suspended",
+        socket(stage)
+    );
+    case!(
+        report,
+        "a certificate on the revocation list is refused in the handshake",
+        on_the_list(stage)
+    );
+    case!(
+        report,
+        "a forged certificate header counts for nothing, whatever Envoy does with it",
+        forwarded(stage)
+    );
+    case!(
+        report,
+        "300 strangers do not push a known device out",
+        crowd(stage)
+    );
+    case!(
+        report,
+        "a request for another server name is misdirected",
+        misdirected(stage)
+    );
+    case!(report, "no log holds a device identity", logs(stage));
+    case!(
+        report,
+        "known devices are served while the registry is down, and changes arrive after it is back",
+        registry_down(stage)
+    );
+}
+
+/// The scenarios that need an Envoy of their own.
+pub async fn alone(tools: &Tools, report: &mut Report, short: bool) {
+    case!(
+        report,
+        "a trap refuses the request, and the next is served",
+        trap(tools)
+    );
+    if short {
+        return;
+    }
+    case!(
+        report,
+        "a hot restart lets no wrong request pass",
+        hot_restart(tools)
+    );
+}
+
+/// After the rows of a place: what it becomes.
+pub async fn after(place: Place, stage: &mut Stage, report: &mut Report) {
+    match place {
+        Place::Stale => {
+            case!(
+                report,
+                "stale bindings are fresh again when the registry is back",
+                back(stage)
+            );
+        }
+        Place::OnDemand => {
+            case!(
+                report,
+                "a binding is asked for on demand, once for many requests",
+                on_demand(stage)
+            );
+            case!(
+                report,
+                "a lookup that takes too long refuses",
+                too_late(stage)
+            );
+        }
+        Place::Fleet | Place::NoSynchroniser => {}
+    }
+}
+
+/// Changes the bootstrap of the fleet's Envoy: a listener for each way to forward certificates.
+pub fn forwarding(bootstrap: &mut Bootstrap) -> Result<()> {
+    let edge = bootstrap.listener("edge")?.clone();
+    for details in FORWARDING {
+        for source in ["auto", "forwarded_header"] {
+            let name = format!("{details}-{source}");
+            add_listener(bootstrap, &edge, &name)?;
+            let manager = bootstrap.http(&name)?;
+            set(manager, "forward_client_cert_details", json!(details))?;
+            set(
+                manager,
+                "set_current_client_cert_details",
+                json!({"cert": true}),
+            )?;
+            set(bootstrap.guard(&name)?, "certificate_source", json!(source))?;
+        }
+    }
+    Ok(())
+}
+
+fn reading(serial: &str) -> Ask {
+    Ask::post(format!("/v1/devices/acme:{serial}/readings"), "{}")
+}
+
+fn is_code(answer: &Answer, code: DenyCode) -> Result<()> {
+    let fits = answer.code().as_deref() == Some(code.as_str());
+    ensure!(fits, said(answer, &format!("it was to be {code}")));
+    Ok(())
+}
+
+fn is_served(answer: &Answer) -> Result<()> {
+    ensure!(answer.is_success(), said(answer, "it was not served"));
+    Ok(())
+}
+
+/// Enrols a device for one scenario, and waits until it is served.
+async fn new_device(stage: &mut Stage, listener: &str, serial: &str) -> Result<Client> {
+    stage.registry()?.hold_active(serial).await?;
+    let client = stage.device(listener, serial)?;
+    wait_served(&client, serial).await?;
+    Ok(client)
+}
+
+async fn wait_served(client: &Client, serial: &str) -> Result<Duration> {
+    let ask = reading(serial);
+    let served = until("the device is served", LIMIT, || async {
+        client.send(&ask).await.ok().filter(Answer::is_success)
+    });
+    Ok(served.await?.1)
+}
+
+async fn revoked_in_the_middle(stage: &mut Stage) -> Result<()> {
+    let client = new_device(stage, "edge", "SN-HUNDRED").await?;
+    let ask = reading("SN-HUNDRED");
+    let mut connection = client.connect().await?;
+    for number in 0..50 {
+        let answer = connection.send(&ask).await?;
+        is_served(&answer).with_context(|| format!("request {number}"))?;
+    }
+    stage.registry()?.act("acme:SN-HUNDRED", "revoke").await?;
+    let start = Instant::now();
+    let mut refused = 0;
+    let mut served = 0;
+    while refused < 50 {
+        ensure!(
+            start.elapsed() < LIMIT,
+            "still served after {served} requests"
+        );
+        let answer = connection.send(&ask).await?;
+        if answer.is_success() {
+            ensure!(refused == 0, "served again after {refused} refusals");
+            served += 1;
+        } else {
+            is_code(&answer, DenyCode::BindingRevoked)?;
+            if refused == 0 {
+                println!("      revoked to first refusal: {:.0?}", start.elapsed());
+            }
+            refused += 1;
+        }
+    }
+    Ok(())
+}
+
+async fn resumed_client(
+    stage: &Stage,
+    version: &'static SupportedProtocolVersion,
+    serial: &str,
+) -> Result<Client> {
+    let site = &stage.world.site;
+    let identity = site.device_ca.issue(&Spec::device(serial))?;
+    stage
+        .client("edge", None)?
+        .with_tls(version, &site.infra_ca, Some(&identity))
+}
+
+async fn resumed(stage: &mut Stage, version: &'static SupportedProtocolVersion) -> Result<()> {
+    let client = resumed_client(stage, version, "SN-A").await?;
+    let mut first = client.connect().await?;
+    ensure!(!first.resumed, "the first session is no resumed one");
+    is_served(&first.send(&reading("SN-A")).await?)?;
+    // On each worker at least once, whichever takes the connection.
+    for _ in 0..8 {
+        let mut next = client.connect().await?;
+        ensure!(next.resumed, "the session was not resumed");
+        ensure!(!next.early_data, "early data was taken");
+        is_served(&next.send(&reading("SN-A")).await?)?;
+    }
+    Ok(())
+}
+
+async fn resumed_and_revoked(stage: &mut Stage) -> Result<()> {
+    stage.registry()?.hold_active("SN-RESUMED").await?;
+    let client = resumed_client(stage, &rustls::version::TLS13, "SN-RESUMED").await?;
+    wait_served(&client, "SN-RESUMED").await?;
+    stage.registry()?.act("acme:SN-RESUMED", "revoke").await?;
+    let ask = reading("SN-RESUMED");
+    let refused = until("the device is refused", LIMIT, || async {
+        client
+            .send(&ask)
+            .await
+            .ok()
+            .filter(|answer| !answer.is_success())
+    });
+    is_code(&refused.await?.0, DenyCode::BindingRevoked)?;
+    let mut connection = client.connect().await?;
+    ensure!(connection.resumed, "the session was not resumed");
+    is_code(&connection.send(&ask).await?, DenyCode::BindingRevoked)
+}
+
+async fn events(stage: &mut Stage, protocol: Protocol) -> Result<()> {
+    let serial = format!("SN-EVENTS-{protocol:?}");
+    let client = new_device(stage, "edge", &serial)
+        .await?
+        .with_protocol(protocol);
+    let cut = stage.envoy.metric("medbind_streams_cut", &[]).await?;
+    let mut connection = client.connect().await?;
+    let ask = Ask::get(format!("/v1/devices/acme:{serial}/events"));
+    let empty = http_body_util::Empty::new()
+        .map_err(|never| match never {})
+        .boxed_unsync();
+    let response = connection.start(&ask, empty).await?;
+    ensure!(
+        response.status().is_success(),
+        "the stream was refused: {}",
+        response.status()
+    );
+    let stream = tokio::spawn(drain(response.into_body()));
+    stage
+        .registry()?
+        .act(&format!("acme:{serial}"), "suspend")
+        .await?;
+    let start = Instant::now();
+    let clean = timeout(LIMIT, stream)
+        .await
+        .context("the stream goes on")??;
+    println!("      suspended to cut: {:.0?}", start.elapsed());
+    ensure!(!clean, "the stream came to a clean end");
+    let counted = stage.envoy.metric("medbind_streams_cut", &[]).await?;
+    ensure!(counted > cut, "the cut was not counted");
+    if protocol == Protocol::Http2 {
+        is_code(
+            &connection.send(&reading(&serial)).await?,
+            DenyCode::BindingSuspended,
+        )?;
+    }
+    Ok(())
+}
+
+async fn upload(stage: &mut Stage) -> Result<()> {
+    let client = new_device(stage, "edge", "SN-UPLOAD")
+        .await?
+        .with_protocol(Protocol::Http2);
+    let seen = stage.upstream.count();
+    let chunks = futures_util::stream::unfold((), |()| async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Some((Ok(Frame::data(Bytes::from_static(b"reading\n"))), ()))
+    });
+    let body = StreamBody::new(chunks.boxed()).boxed_unsync();
+    let mut connection = client.connect().await?;
+    let ask = reading("SN-UPLOAD");
+    let sending = tokio::spawn(async move {
+        let response = connection.start(&ask, body).await?;
+        anyhow::Ok(response.status())
+    });
+    let upstream = &stage.upstream;
+    until("the upload reaches the upstream", LIMIT, || async {
+        (upstream.count() > seen).then_some(())
+    })
+    .await?;
+    stage.registry()?.act("acme:SN-UPLOAD", "suspend").await?;
+    let ended = timeout(LIMIT, sending)
+        .await
+        .context("the upload goes on")??;
+    if let Ok(status) = ended {
+        ensure!(!status.is_success(), "the upload was taken: {status}");
+    }
+    Ok(())
+}
+
+async fn socket(stage: &mut Stage) -> Result<()> {
+    let client = new_device(stage, "open", "SN-SOCKET").await?;
+    let mut stream = client.connect_tls(b"http/1.1").await?;
+    let head = format!(
+        "GET /v1/devices/acme:SN-SOCKET/socket HTTP/1.1\r\nhost: {EDGE}\r\nconnection: upgrade\r\n\
+         upgrade: websocket\r\nsec-websocket-version: 13\r\n\
+         sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await?;
+    let mut text = String::new();
+    let mut buffer = [0; 4096];
+    while !text.contains("\r\n\r\n") {
+        let read = timeout(LIMIT, stream.read(&mut buffer)).await??;
+        ensure!(read > 0, "the connection ended: {text:?}");
+        text.push_str(&String::from_utf8_lossy(&buffer[..read]));
+    }
+    ensure!(text.starts_with("HTTP/1.1 101"), "no upgrade: {text:?}");
+    stream.write_all(b"echo").await?;
+    let read = timeout(LIMIT, stream.read(&mut buffer)).await??;
+    ensure!(&buffer[..read] == b"echo", "no echo");
+    stage.registry()?.act("acme:SN-SOCKET", "suspend").await?;
+    match timeout(LIMIT, stream.read(&mut buffer))
+        .await
+        .context("the socket goes on")?
+    {
+        Ok(0) | Err(_) => Ok(()),
+        Ok(read) => bail!(
+            "the socket says {:?}",
+            String::from_utf8_lossy(&buffer[..read])
+        ),
+    }
+}
+
+async fn on_the_list(stage: &mut Stage) -> Result<()> {
+    let client = stage.client("edge", Some(&stage.on_the_list))?;
+    let answer = client.send(&reading("SN-A")).await;
+    ensure!(answer.is_err(), "it was answered");
+    // The guard alone does not read the list: the same certificate elsewhere shows that the list
+    // it was.
+    let open = stage.client("open", Some(&stage.on_the_list))?;
+    is_served(&open.send(&reading("SN-A")).await?)
+}
+
+fn url_encoded(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut encoded, octet| {
+        if octet.is_ascii_alphanumeric() {
+            encoded.push(char::from(octet));
+        } else {
+            encoded.push_str(&format!("%{octet:02X}"));
+        }
+        encoded
+    })
+}
+
+async fn forwarded(stage: &mut Stage) -> Result<()> {
+    let site = &stage.world.site;
+    let victim = site.device_ca.issue(&Spec::device("SN-B"))?;
+    let header = format!(
+        "Hash={};Cert=\"{}\"",
+        victim.digest(),
+        url_encoded(&victim.leaf_pem())
+    );
+    for details in FORWARDING {
+        for source in ["auto", "forwarded_header"] {
+            let name = format!("{details}-{source}");
+            let told = || format!("with {details} and certificate_source {source}");
+            let forged = |serial: &str| reading(serial).header("x-forwarded-client-cert", &header);
+            let nobody = stage.client(&name, None)?;
+            let answer = nobody.send(&forged("SN-B")).await?;
+            is_code(&answer, DenyCode::NoPeerCertificate).with_context(told)?;
+            let device = stage.device(&name, "SN-A")?;
+            let answer = device.send(&forged("SN-B")).await?;
+            ensure!(!answer.is_success(), "the victim was served {}", told());
+            let answer = device.send(&forged("SN-A")).await?;
+            let given = stage.line >= (1, 38) && source == "auto"
+                || matches!(details, "SANITIZE_SET" | "APPEND_FORWARD");
+            if given {
+                is_served(&answer).with_context(told)?;
+                let saw = answer.saw().context("nothing was seen")?;
+                let device = saw.one("x-medbind-device");
+                ensure!(device == Some("acme:SN-A"), "it was {device:?} {}", told());
+                let forwarded = saw.all("x-forwarded-client-cert");
+                ensure!(
+                    forwarded.is_empty(),
+                    "the upstream saw {forwarded:?} {}",
+                    told()
+                );
+            } else {
+                is_code(&answer, DenyCode::Internal).with_context(told)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn crowd(stage: &mut Stage) -> Result<()> {
+    let known = stage.device("open", "SN-A")?;
+    let mut connection = known.connect().await?;
+    is_served(&connection.send(&reading("SN-A")).await?)?;
+    let before = stage.envoy.resident_octets()?;
+    for number in 0..300 {
+        let stranger = stage.world.site.stranger_ca.issue(&Spec::device("SN-A"))?;
+        let answer = stage
+            .client("open", Some(&stranger))?
+            .send(&reading("SN-A"))
+            .await?;
+        is_code(&answer, DenyCode::UnknownIssuer).with_context(|| format!("stranger {number}"))?;
+        if number % 50 == 0 {
+            is_served(&connection.send(&reading("SN-A")).await?)?;
+        }
+    }
+    let after = stage.envoy.resident_octets()?;
+    println!(
+        "      300 strangers: {} KiB more",
+        after.saturating_sub(before) / 1024
+    );
+    is_served(&connection.send(&reading("SN-A")).await?)
+}
+
+async fn misdirected(stage: &mut Stage) -> Result<()> {
+    let mut ask = reading("SN-A");
+    ask.authority = Some("other.example".to_owned());
+    let client = stage.device("edge", "SN-A")?.with_protocol(Protocol::Http2);
+    let answer = client.send(&ask).await?;
+    ensure!(answer.status == 421, said(&answer, "it was to be 421"));
+    Ok(())
+}
+
+async fn logs(stage: &mut Stage) -> Result<()> {
+    let refused = stage.device("edge", "SN-REVOKED")?;
+    is_code(
+        &refused.send(&reading("SN-REVOKED")).await?,
+        DenyCode::BindingRevoked,
+    )?;
+    let process = &stage.envoy.process;
+    until("the refusal is in the log of accesses", LIMIT, || async {
+        process.stdout.find("binding_revoked")
+    })
+    .await?;
+    until("the refusal is in the log", LIMIT, || async {
+        process.stderr.find("binding_revoked")
+    })
+    .await?;
+    for line in process.stdout.lines().iter().chain(&process.stderr.lines()) {
+        ensure!(
+            !line.contains("SN-"),
+            "a log holds a device identity: {line}"
+        );
+    }
+    Ok(())
+}
+
+async fn registry_down(stage: &mut Stage) -> Result<()> {
+    let client = new_device(stage, "edge", "SN-DOWN").await?;
+    stage.registry()?.kill();
+    for _ in 0..20 {
+        is_served(&client.send(&reading("SN-DOWN")).await?)?;
+    }
+    stage.registry()?.restart().await?;
+    stage.registry()?.act("acme:SN-DOWN", "revoke").await?;
+    let start = Instant::now();
+    let ask = reading("SN-DOWN");
+    let refused = until("the change arrives", Duration::from_secs(60), || async {
+        client
+            .send(&ask)
+            .await
+            .ok()
+            .filter(|answer| !answer.is_success())
+    });
+    is_code(&refused.await?.0, DenyCode::BindingRevoked)?;
+    println!(
+        "      restarted and revoked to first refusal: {:.1?}",
+        start.elapsed()
+    );
+    Ok(())
+}
+
+async fn back(stage: &mut Stage) -> Result<()> {
+    stage.registry()?.restart().await?;
+    let start = Instant::now();
+    stage.wait_until(200, "\"ready\":true").await?;
+    println!("      registry back to ready: {:.1?}", start.elapsed());
+    is_served(&stage.device("edge", "SN-A")?.send(&reading("SN-A")).await?)
+}
+
+async fn on_demand(stage: &mut Stage) -> Result<()> {
+    stage.script()?.behave(Behaviour {
+        lookup_delay: Some(Duration::from_millis(50)),
+        ..Behaviour::default()
+    });
+    let client = stage.device("edge", "SN-B")?.with_protocol(Protocol::Http2);
+    let ask = reading("SN-B");
+    let asking = (0..20).map(|_| client.send(&ask));
+    for answer in futures_util::future::join_all(asking).await {
+        is_served(&answer?)?;
+    }
+    let asked = stage
+        .script()?
+        .lookups()
+        .iter()
+        .filter(|device| *device == "acme:SN-B")
+        .count();
+    println!("      20 requests, {asked} lookups");
+    // One for each worker.
+    ensure!(
+        (1..=2).contains(&asked),
+        "the registry was asked {asked} times"
+    );
+    let nobody = stage.device("edge", "SN-NOBODY")?;
+    is_code(
+        &nobody.send(&reading("SN-NOBODY")).await?,
+        DenyCode::UnknownDevice,
+    )
+}
+
+async fn too_late(stage: &mut Stage) -> Result<()> {
+    stage.script()?.behave(Behaviour {
+        lookup_delay: Some(Duration::from_secs(5)),
+        ..Behaviour::default()
+    });
+    let late = stage.device("edge", "SN-LATE")?;
+    is_code(
+        &late.send(&reading("SN-LATE")).await?,
+        DenyCode::LookupFailed,
+    )
+}
+
+async fn trap(tools: &Tools) -> Result<()> {
+    let tools = Tools {
+        module: present(&tools.trap_module, "cargo xtask module --trap")?.to_owned(),
+        ..tools.clone()
+    };
+    let mut options = Options::default();
+    options.workers = 1;
+    let stage = Stage::set_with(&tools, Place::Fleet, &options, |_| Ok(())).await?;
+    let client = stage.device("edge", "SN-A")?;
+    is_served(&client.send(&reading("SN-A")).await?)?;
+    let seen = stage.upstream.count();
+    let trapped = client
+        .send(&reading("SN-A").header("x-medbind-trap", "now"))
+        .await?;
+    ensure!(trapped.status == 503, said(&trapped, "it was to be 503"));
+    ensure!(
+        stage.upstream.count() == seen,
+        "the upstream saw the request that trapped"
+    );
+    let waited = wait_served(&client, "SN-A").await?;
+    println!("      trap to next served: {waited:.1?}");
+    let revoked = stage.device("edge", "SN-REVOKED")?;
+    is_code(
+        &revoked.send(&reading("SN-REVOKED")).await?,
+        DenyCode::BindingRevoked,
+    )
+}
+
+async fn hot_restart(tools: &Tools) -> Result<()> {
+    let base = std::process::id() % 30_000 + 1;
+    let mut options = Options {
+        hot_restart: Some((base, 0)),
+        ..Options::default()
+    };
+    let mut kept = None;
+    let mut stage = Stage::set_with(tools, Place::Fleet, &options, |bootstrap| {
+        let listeners = bootstrap
+            .value_mut()
+            .pointer_mut("/static_resources/listeners")
+            .and_then(serde_json::Value::as_array_mut);
+        for listener in listeners.into_iter().flatten() {
+            // The next epoch takes the sockets over by their address.
+            let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+            let place = listener.pointer_mut("/address/socket_address/port_value");
+            *place.context("a listener without port")? = json!(free.port());
+        }
+        kept = Some(bootstrap.clone());
+        Ok(())
+    })
+    .await?;
+    let good = stage.device("edge", "SN-A")?;
+    let bad = stage.device("edge", "SN-REVOKED")?;
+    is_served(&good.send(&reading("SN-A")).await?)?;
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopping = stop.clone();
+    let asking = tokio::spawn(async move {
+        let (mut served, mut unanswered, mut wrong) = (0_u32, 0_u32, 0_u32);
+        let mut longest = Duration::ZERO;
+        let mut last = Instant::now();
+        while !stopping.load(std::sync::atomic::Ordering::Relaxed) {
+            match good.send(&reading("SN-A")).await {
+                Ok(answer) if answer.is_success() => {
+                    longest = longest.max(last.elapsed());
+                    last = Instant::now();
+                    served += 1;
+                }
+                Ok(_) | Err(_) => unanswered += 1,
+            }
+            if let Ok(answer) = bad.send(&reading("SN-REVOKED")).await
+                && answer.is_success()
+            {
+                wrong += 1;
+            }
+        }
+        (served, unanswered, wrong, longest.max(last.elapsed()))
+    });
+    options.hot_restart = Some((base, 1));
+    let bootstrap = kept.context("no bootstrap")?;
+    let folder = stage.world.site.folder().to_owned();
+    let next = crate::envoy::Envoy::start(&tools.envoy, &bootstrap, &folder, &options).await?;
+    let old = std::mem::replace(&mut stage.envoy, next);
+    stage.wait_until(200, "\"ready\":true").await?;
+    let mut old = old;
+    let ended = until("the old Envoy ends", Duration::from_secs(20), || {
+        let ended = old.process.ended();
+        async move { ended }
+    })
+    .await;
+    let client = stage.device("edge", "SN-A")?;
+    wait_served(&client, "SN-A").await?;
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let (served, unanswered, wrong, longest) = asking.await?;
+    println!(
+        "      hot restart: {served} served, {unanswered} refused or broken, longest time without a \
+         permit {longest:.1?}"
+    );
+    ended?;
+    ensure!(
+        wrong == 0,
+        "{wrong} requests of a revoked device were served"
+    );
+    Ok(())
+}

@@ -1,0 +1,220 @@
+//! In which world does a scenario happen? The certificates, and the bootstrap of Envoy that both
+//! runners read: the shipped one, and beside its listener those that a scenario needs.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::row::{Listener, Peer, Place, Signer};
+use crate::bootstrap::{Bootstrap, remove, set};
+use crate::certificate::{Authority, HW_TYPE, Identity};
+use crate::site::{NAMESPACE, Site};
+
+/// The addresses that a bootstrap needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// Of the registry.
+    pub registry: SocketAddr,
+    /// Of the device service.
+    pub upstream: SocketAddr,
+}
+
+/// Everybody's certificates.
+pub struct World {
+    /// The certificates and files of the site.
+    pub site: Site,
+    /// The CA that takes over from the site's first.
+    pub next_ca: Authority,
+}
+
+impl World {
+    /// Makes the certificates.
+    pub fn new() -> Result<Self> {
+        let world = Self {
+            site: Site::new()?,
+            next_ca: Authority::new("Acme devices 2")?,
+        };
+        let site = &world.site;
+        let all = site.device_ca.pem() + &world.next_ca.pem() + &site.other_ca.pem();
+        site.write("device-ca.pem", &all)?;
+        world.revoke(&[])?;
+        Ok(world)
+    }
+
+    /// Writes revocation lists that name these certificates of the first CA. Envoy reads them at
+    /// its start.
+    pub fn revoke(&self, revoked: &[&Identity]) -> Result<()> {
+        let lists = [
+            self.site.device_ca.revocation_list(revoked)?,
+            self.next_ca.revocation_list(&[])?,
+            self.site.other_ca.revocation_list(&[])?,
+        ];
+        self.site.write("device-ca.crl.pem", &lists.concat())
+    }
+
+    /// The certificate that a caller shows.
+    pub fn identity(&self, peer: &Peer) -> Result<Option<Identity>> {
+        let Peer::Shows(signer, spec) = peer else {
+            return Ok(None);
+        };
+        let identity = match signer {
+            Signer::Acme => self.site.device_ca.issue(spec),
+            Signer::AcmeNext => self.next_ca.issue(spec),
+            Signer::Other => self.site.other_ca.issue(spec),
+            Signer::Namesake => self.site.stranger_ca.issue(spec),
+            Signer::Forger => self.site.device_ca.forge(spec),
+        };
+        Ok(Some(identity?))
+    }
+
+    /// The bootstrap of a place.
+    pub fn bootstrap(
+        &self,
+        place: Place,
+        line: (u32, u32),
+        module: &Path,
+        addresses: Addresses,
+    ) -> Result<Bootstrap> {
+        let Addresses { registry, upstream } = addresses;
+        let mut bootstrap = self.site.bootstrap(module, registry, upstream)?;
+        self.equip(&mut bootstrap, line)?;
+        self.settle(&mut bootstrap, place)?;
+        let edge = bootstrap.listener("edge")?.clone();
+        for listener in Listener::ALL {
+            if listener != Listener::Edge {
+                add_listener(&mut bootstrap, &edge, listener.name())?;
+                open(&mut bootstrap, listener.name())?;
+            }
+        }
+        set(bootstrap.guard("shadow")?, "mode", json!("shadow"))?;
+        let misread = bootstrap.guard("misread")?;
+        set(misread, "certificate_source", json!("forwarded_header"))?;
+        set(
+            bootstrap.http("misread")?,
+            "forward_client_cert_details",
+            json!("SANITIZE"),
+        )?;
+        Ok(bootstrap)
+    }
+
+    /// Issuers and rules of the scenarios, and an upstream that is spoken to as its client speaks.
+    fn equip(&self, bootstrap: &mut Bootstrap, line: (u32, u32)) -> Result<()> {
+        let site = &self.site;
+        let identity = json!([
+            {"source": "subject.serial_number"},
+            {"source": "san.hardware_module_name", "hw_type": HW_TYPE},
+        ]);
+        let issuers = json!([
+            site.issuer(NAMESPACE, &[&site.device_ca, &self.next_ca], &identity),
+            site.issuer("other", &[&site.other_ca], &identity),
+        ]);
+        let guard = bootstrap.guard("edge")?;
+        set(guard, "issuers", issuers)?;
+        let rules = guard.get_mut("rules").and_then(Value::as_array_mut);
+        rules
+            .context("a guard without rules")?
+            .push(json!({"path": "/v1/account", "principals": ["account"]}));
+        if line < (1, 38) {
+            let manager = bootstrap.http("edge")?;
+            set(
+                manager,
+                "forward_client_cert_details",
+                json!("SANITIZE_SET"),
+            )?;
+            set(
+                manager,
+                "set_current_client_cert_details",
+                json!({"cert": true}),
+            )?;
+        }
+        let downstream = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "use_downstream_protocol_config": {
+                "http_protocol_options": {"enable_trailers": true}, "http2_protocol_options": {},
+            },
+        }});
+        set(
+            bootstrap.cluster("device_service")?,
+            "typed_extension_protocol_options",
+            downstream,
+        )
+    }
+
+    fn settle(&self, bootstrap: &mut Bootstrap, place: Place) -> Result<()> {
+        match place {
+            Place::Fleet => {}
+            Place::NoSynchroniser => remove(bootstrap.value_mut(), "bootstrap_extensions"),
+            Place::Stale => {
+                let bindings = json!({"max_stale": "3s"});
+                set(bootstrap.synchroniser()?, "bindings", bindings.clone())?;
+                for listener in ["edge", "probes"] {
+                    set(bootstrap.guard(listener)?, "bindings", bindings.clone())?;
+                }
+            }
+            Place::OnDemand => {
+                let bindings =
+                    json!({"preload": false, "capacity": 1000, "lookup_timeout": "250ms"});
+                let registry = json!({"cluster": "registry", "authority": "registry"});
+                set(bootstrap.synchroniser()?, "bindings", bindings.clone())?;
+                for listener in ["edge", "probes"] {
+                    set(bootstrap.guard(listener)?, "bindings", bindings.clone())?;
+                    set(bootstrap.guard(listener)?, "registry", registry.clone())?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One listener more, like another.
+pub fn add_listener(bootstrap: &mut Bootstrap, like: &Value, name: &str) -> Result<()> {
+    let mut listener = like.clone();
+    set(&mut listener, "name", json!(name))?;
+    let listeners = bootstrap
+        .value_mut()
+        .pointer_mut("/static_resources/listeners");
+    let listeners = listeners.and_then(Value::as_array_mut);
+    listeners.context("no listeners")?.push(listener);
+    set(bootstrap.http(name)?, "stat_prefix", json!(name))
+}
+
+/// Takes from a listener all that Envoy does before the guard, so that the guard is alone; and lets
+/// it take trailers and `WebSocket`s.
+pub fn open(bootstrap: &mut Bootstrap, name: &str) -> Result<()> {
+    let context = bootstrap
+        .tls(name)?
+        .pointer_mut("/common_tls_context/validation_context");
+    let context = context.context("no validation of certificates")?;
+    set(
+        context,
+        "trust_chain_verification",
+        json!("ACCEPT_UNTRUSTED"),
+    )?;
+    remove(context, "crl");
+    remove(context, "only_verify_leaf_cert_crl");
+    let manager = bootstrap.http(name)?;
+    set(manager, "normalize_path", json!(false))?;
+    set(
+        manager,
+        "path_with_escaped_slashes_action",
+        json!("KEEP_UNCHANGED"),
+    )?;
+    set(
+        manager,
+        "http_protocol_options",
+        json!({"enable_trailers": true}),
+    )?;
+    set(
+        manager,
+        "upgrade_configs",
+        json!([{"upgrade_type": "websocket"}]),
+    )?;
+    let options = manager.get_mut("common_http_protocol_options");
+    set(
+        options.context("no common_http_protocol_options")?,
+        "headers_with_underscores_action",
+        json!("ALLOW"),
+    )
+}
