@@ -62,12 +62,25 @@ enum Stage {
 }
 
 #[derive(Debug)]
-struct State {
+struct Memory {
     peers: Peers,
     bindings: LocalBindings,
     lookups: Lookups,
     live: Live,
     pseudonyms: Pseudonyms,
+}
+
+/// A request that cannot wait for the registry's word, with what is to be taken for that word.
+#[derive(Debug)]
+struct Unasked {
+    asked: Option<Asked>,
+    instead: Lookup,
+}
+
+impl Unasked {
+    fn new(asked: Option<Asked>, instead: Lookup) -> Box<Self> {
+        Box::new(Self { asked, instead })
+    }
 }
 
 /// A guard's configuration and everything that one worker remembers for it.
@@ -81,7 +94,7 @@ pub struct Guard<H> {
     /// The context whose callback runs: calls that are made now are answered there.
     active: Cell<u32>,
     jitter: Cell<u32>,
-    state: RefCell<State>,
+    memory: RefCell<Memory>,
 }
 
 impl<H: Host> Guard<H> {
@@ -108,7 +121,7 @@ impl<H: Host> Guard<H> {
             algorithms,
             active: Cell::new(root),
             jitter: Cell::new(seed.wrapping_add(root) | 1),
-            state: RefCell::new(State {
+            memory: RefCell::new(Memory {
                 peers: Peers::new(most_known, size(config.local_table.refused)),
                 bindings,
                 lookups: Lookups::new(Limits {
@@ -135,13 +148,15 @@ impl<H: Host> Guard<H> {
 
     /// How many authenticated and how many refused peers are remembered.
     pub fn remembered_peers(&self) -> (usize, usize) {
-        let state = self.state.try_borrow();
-        state.map_or((0, 0), |state| state.peers.len())
+        let memory = self.memory.try_borrow();
+        memory.map_or((0, 0), |memory| memory.peers.len())
     }
 
     /// How many permitted requests are under way.
     pub fn under_way(&self) -> usize {
-        self.state.try_borrow().map_or(0, |state| state.live.len())
+        self.memory
+            .try_borrow()
+            .map_or(0, |memory| memory.live.len())
     }
 
     /// The headers of a request.
@@ -156,22 +171,22 @@ impl<H: Host> Guard<H> {
             self.metrics.stripped(&self.host);
         }
         let now = self.host.now();
-        let Ok(mut state) = self.state.try_borrow_mut() else {
+        let Ok(mut memory) = self.memory.try_borrow_mut() else {
             return self.refuse_unread(&arrived.request, DenyReason::Internal("re-entered"));
         };
         if self.asks_readiness(&arrived.request) {
-            let _ = reply::readiness(&self.host, self.readiness(&state, now));
+            let _ = reply::readiness(&self.host, self.readiness(&memory, now));
             return Flow::Pause;
         }
-        match self.who_asks(&mut state, arrived) {
-            Ok(asked) => self.settle(&mut state, context, asked, Stage::Arrived, None, now),
+        match self.who_asks(&mut memory, arrived) {
+            Ok(asked) => self.settle(&mut memory, context, asked, Stage::Arrived, None, now),
             Err((request, reason)) => {
                 let denial = Denial {
                     reason,
                     rule: None,
                     device: None,
                 };
-                self.denied(&mut state, &request, &denial, Stage::Arrived)
+                self.denied(&mut memory, &request, &denial, Stage::Arrived)
             }
         }
     }
@@ -179,26 +194,22 @@ impl<H: Host> Guard<H> {
     /// The trailers of a request.
     pub fn on_request_trailers(&self, context: u32) -> Flow {
         self.active.set(context);
-        match strip_trailers(&self.host, self.config.forward_client_cert) {
-            Ok(stripped) => {
-                if stripped {
-                    self.metrics.stripped(&self.host);
-                }
-                Flow::Continue
-            }
-            Err(_) => {
-                // Fail closed: the headers are gone already, so the request ends here.
-                let _ = self.host.reset_stream();
-                Flow::Pause
-            }
+        let Ok(stripped) = strip_trailers(&self.host, self.config.forward_client_cert) else {
+            // Fail closed: the headers are gone already, so the request ends here.
+            let _ = self.host.reset_stream();
+            return Flow::Pause;
+        };
+        if stripped {
+            self.metrics.stripped(&self.host);
         }
+        Flow::Continue
     }
 
     /// The context of a request is gone.
     pub fn ended(&self, context: u32) {
-        if let Ok(mut state) = self.state.try_borrow_mut() {
-            state.live.remove(context);
-            state.lookups.leave(context);
+        if let Ok(mut memory) = self.memory.try_borrow_mut() {
+            memory.live.remove(context);
+            memory.lookups.leave(context);
         }
     }
 
@@ -206,22 +217,22 @@ impl<H: Host> Guard<H> {
     pub fn on_call_answer(&self, context: u32, token: u32, headers: usize, body: usize) {
         self.active.set(context);
         let now = self.host.now();
-        let Ok(mut state) = self.state.try_borrow_mut() else {
+        let Ok(mut memory) = self.memory.try_borrow_mut() else {
             return;
         };
-        if state.pseudonyms.is_waiting_for(token) {
+        if memory.pseudonyms.is_waiting_for(token) {
             let answer = self.host.call_answer(headers, body);
-            state.pseudonyms.answered(&self.host, &answer, now);
+            memory.pseudonyms.answered(&self.host, &answer, now);
             return;
         }
-        let Some(device) = state.lookups.device_of(token).cloned() else {
+        let Some(device) = memory.lookups.device_of(token).cloned() else {
             return;
         };
         let answer = self.host.call_answer(headers, body);
         let (said, end) = self.read_answer(&device, &answer, now);
         self.metrics.lookup(&self.host, end);
-        let cut = self.answered(&mut state, &device, said.as_ref(), now);
-        drop(state);
+        let cut = self.answered(&mut memory, &device, said.as_ref(), now);
+        drop(memory);
         self.reset(&cut);
     }
 
@@ -229,32 +240,34 @@ impl<H: Host> Guard<H> {
     pub fn on_tick(&self) {
         self.active.set(self.root);
         let now = self.host.now();
-        let Ok(mut state) = self.state.try_borrow_mut() else {
+        let Ok(mut memory) = self.memory.try_borrow_mut() else {
             return;
         };
-        let changed = state.bindings.refresh(&self.host);
-        let ready = self.readiness(&state, now) == Readiness::Ready;
+        let changed = memory.bindings.refresh(&self.host);
+        let ready = self.readiness(&memory, now) == Readiness::Ready;
         self.metrics.ready(&self.host, ready);
-        let registry = self.registry(&state.bindings);
+        let registry = self.registry(&memory.bindings);
         if self.config.log_identifiers == LogIdentifiers::Pseudonym
             && let Some((cluster, authority)) = registry
         {
-            state.pseudonyms.tick(&self.host, &cluster, &authority, now);
+            memory
+                .pseudonyms
+                .tick(&self.host, &cluster, &authority, now);
         }
         let mut cut = Vec::new();
-        for device in state.lookups.orphans() {
-            if self.call(&mut state, &device, now).is_err() {
+        for device in memory.lookups.orphans() {
+            if self.call(&mut memory, &device, now).is_err() {
                 let failed = Lookup::Failed(LookupFailure::Connection);
-                cut.extend(self.answered(&mut state, &device, Some(&failed), now));
+                cut.extend(self.answered(&mut memory, &device, Some(&failed), now));
             }
         }
-        for device in state.lookups.overdue(now) {
+        for device in memory.lookups.overdue(now) {
             let failed = Lookup::Failed(LookupFailure::Timeout);
-            cut.extend(self.answered(&mut state, &device, Some(&failed), now));
+            cut.extend(self.answered(&mut memory, &device, Some(&failed), now));
         }
-        cut.extend(self.recheck(&mut state, changed, now));
+        cut.extend(self.recheck(&mut memory, changed, now));
         // A reset may call back in at once.
-        drop(state);
+        drop(memory);
         self.reset(&cut);
     }
 
@@ -264,8 +277,8 @@ impl<H: Host> Guard<H> {
         asked.is_some() && path == asked && matches!(&*request.method, "GET" | "HEAD")
     }
 
-    fn readiness(&self, state: &State, now: Timestamp) -> Readiness {
-        match state.bindings.freshness(now) {
+    fn readiness(&self, memory: &Memory, now: Timestamp) -> Readiness {
+        match memory.bindings.freshness(now) {
             Err(reason) => Readiness::Unavailable(reason),
             Ok(age) if age > self.config.policy.max_stale() => Readiness::Stale {
                 age_seconds: age.as_secs(),
@@ -276,7 +289,7 @@ impl<H: Host> Guard<H> {
 
     fn who_asks(
         &self,
-        state: &mut State,
+        memory: &mut Memory,
         arrived: Arrived,
     ) -> Result<Asked, (Request, DenyReason)> {
         let judge = Judge {
@@ -288,7 +301,7 @@ impl<H: Host> Guard<H> {
             metrics: &self.metrics,
         };
         let forwarded = &arrived.forwarded_certificates;
-        let facts = state
+        let facts = memory
             .peers
             .recognise(&judge, forwarded)
             .and_then(|peer| Ok((peer, self.account_token()?)));
@@ -331,7 +344,7 @@ impl<H: Host> Guard<H> {
     /// Decides, and carries it out on the effective context.
     fn settle(
         &self,
-        state: &mut State,
+        memory: &mut Memory,
         context: u32,
         mut asked: Asked,
         stage: Stage,
@@ -339,12 +352,12 @@ impl<H: Host> Guard<H> {
         now: Timestamp,
     ) -> Flow {
         let policy = &self.config.policy;
-        let mut bindings = state.bindings.with(&self.host, said);
+        let mut bindings = memory.bindings.with(&self.host, said);
         let device = match decide(policy, &asked.facts(), &mut bindings, now) {
             Decision::Permit(permit) => {
-                return self.permitted(state, context, asked, permit, stage);
+                return self.permitted(memory, context, asked, permit, stage);
             }
-            Decision::Deny(denial) => return self.denied(state, &asked.request, &denial, stage),
+            Decision::Deny(denial) => return self.denied(memory, &asked.request, &denial, stage),
             Decision::AskRegistry(device) => device,
         };
         asked.lookups = asked.lookups.saturating_add(1);
@@ -352,20 +365,20 @@ impl<H: Host> Guard<H> {
             Mode::Enforce => Wait::Paused,
             Mode::Shadow => Wait::Watched,
         };
-        let (asked, failed) = match self.ask(state, context, Some(asked), wait, &device, now) {
+        let unasked = match self.ask(memory, context, Some(asked), wait, &device, now) {
             Ok(()) if wait == Wait::Paused => return Flow::Pause,
             Ok(()) => return Flow::Continue,
-            Err((Some(asked), failed)) => (asked, failed),
-            Err((None, _)) => {
-                let reason = DenyReason::Internal("a request that waited was lost");
-                return self.refuse_unread(&Request::default(), reason);
-            }
+            Err(unasked) => *unasked,
         };
-        let said = Some((&device, &failed));
-        let mut bindings = state.bindings.with(&self.host, said);
+        let Some(asked) = unasked.asked else {
+            let reason = DenyReason::Internal("a request that waited was lost");
+            return self.refuse_unread(&Request::default(), reason);
+        };
+        let said = Some((&device, &unasked.instead));
+        let mut bindings = memory.bindings.with(&self.host, said);
         match decide(policy, &asked.facts(), &mut bindings, now) {
-            Decision::Permit(permit) => self.permitted(state, context, asked, permit, stage),
-            Decision::Deny(denial) => self.denied(state, &asked.request, &denial, stage),
+            Decision::Permit(permit) => self.permitted(memory, context, asked, permit, stage),
+            Decision::Deny(denial) => self.denied(memory, &asked.request, &denial, stage),
             Decision::AskRegistry(device) => {
                 // Fail closed: a request that needs yet another device while the registry cannot
                 // be asked.
@@ -374,14 +387,14 @@ impl<H: Host> Guard<H> {
                     rule: None,
                     device: Some(device),
                 };
-                self.denied(state, &asked.request, &denial, stage)
+                self.denied(memory, &asked.request, &denial, stage)
             }
         }
     }
 
     fn permitted(
         &self,
-        state: &mut State,
+        memory: &mut Memory,
         context: u32,
         asked: Asked,
         permit: Permit,
@@ -400,28 +413,34 @@ impl<H: Host> Guard<H> {
                         rule: permit.rule_index(),
                         device: permit.device().cloned(),
                     };
-                    return self.denied(state, &asked.request, &denial, stage);
+                    return self.denied(memory, &asked.request, &denial, stage);
                 }
             }
         }
         self.metrics.permit(&self.host);
         if !shadow || stage == Stage::Arrived {
-            let device = self.name(state, permit.device());
+            let device = self.name(memory, permit.device());
             self.write_state("permit", device.as_deref());
             if let Some(class) = permit.class() {
                 let _ = self.host.set_filter_state(STATE_CLASS, class.as_str());
             }
         }
         if !shadow && permit.binding().is_some() {
-            state.live.insert(context, UnderWay { asked, permit });
+            memory.live.insert(context, UnderWay { asked, permit });
         }
         Flow::Continue
     }
 
-    fn denied(&self, state: &mut State, request: &Request, denial: &Denial, stage: Stage) -> Flow {
+    fn denied(
+        &self,
+        memory: &mut Memory,
+        request: &Request,
+        denial: &Denial,
+        stage: Stage,
+    ) -> Flow {
         let code = denial.reason.code();
         let shadow = self.config.mode == Mode::Shadow;
-        let device = self.name(state, denial.device.as_ref());
+        let device = self.name(memory, denial.device.as_ref());
         self.metrics.deny(&self.host, code);
         let event = if shadow {
             DenyEvent::Passed
@@ -466,11 +485,11 @@ impl<H: Host> Guard<H> {
     }
 
     /// What a device is called in logs and filter state; `None` until the key is here.
-    fn name(&self, state: &mut State, device: Option<&DeviceId>) -> Option<String> {
+    fn name(&self, memory: &mut Memory, device: Option<&DeviceId>) -> Option<String> {
         let device = device?;
         match self.config.log_identifiers {
             LogIdentifiers::Plain => Some(device.to_string()),
-            LogIdentifiers::Pseudonym => Some(state.pseudonyms.of(device)?.to_string()),
+            LogIdentifiers::Pseudonym => Some(memory.pseudonyms.of(device)?.to_string()),
         }
     }
 
@@ -518,36 +537,40 @@ impl<H: Host> Guard<H> {
     /// taken for that word where it cannot.
     fn ask(
         &self,
-        state: &mut State,
+        memory: &mut Memory,
         context: u32,
         asked: Option<Asked>,
         wait: Wait,
         device: &DeviceId,
         now: Timestamp,
-    ) -> Result<(), (Option<Asked>, Lookup)> {
+    ) -> Result<(), Box<Unasked>> {
         if asked
             .as_ref()
             .is_some_and(|asked| asked.lookups > MOST_LOOKUPS)
         {
-            return Err((asked, Lookup::Failed(LookupFailure::Answer)));
+            return Err(Unasked::new(asked, Lookup::Failed(LookupFailure::Answer)));
         }
         let waiter = Waiter {
             context,
             wait,
             asked,
         };
-        match state.lookups.join(device, waiter) {
+        match memory.lookups.join(device, waiter) {
             Joined::Waits => Ok(()),
-            Joined::Full(waiter) => Err((waiter.asked, Lookup::Unavailable(Unavailable::Busy))),
+            Joined::Full(waiter) => Err(Unasked::new(
+                waiter.asked,
+                Lookup::Unavailable(Unavailable::Busy),
+            )),
             Joined::Calls => {
-                let called = self.call(state, device, now);
+                let called = self.call(memory, device, now);
                 // The calls that follow act on the request again.
                 let _ = self.host.set_effective_context(context);
                 let Err(failure) = called else {
                     return Ok(());
                 };
-                let own = state.lookups.withdraw(device);
-                Err((own.and_then(|waiter| waiter.asked), Lookup::Failed(failure)))
+                let own = memory.lookups.withdraw(device);
+                let asked = own.and_then(|waiter| waiter.asked);
+                Err(Unasked::new(asked, Lookup::Failed(failure)))
             }
         }
     }
@@ -555,14 +578,14 @@ impl<H: Host> Guard<H> {
     /// Makes the call for `device`, to be answered in the context whose callback runs.
     fn call(
         &self,
-        state: &mut State,
+        memory: &mut Memory,
         device: &DeviceId,
         now: Timestamp,
     ) -> Result<(), LookupFailure> {
         let caller = self.active.get();
         let timeout = self.config.bindings.lookup_timeout;
         let (cluster, authority) = self
-            .registry(&state.bindings)
+            .registry(&memory.bindings)
             .ok_or(LookupFailure::Connection)?;
         self.host
             .set_effective_context(caller)
@@ -571,7 +594,7 @@ impl<H: Host> Guard<H> {
             .host
             .get(&cluster, &authority, &lookup_path(device), timeout)
             .map_err(|_| LookupFailure::Connection)?;
-        state.lookups.called(device, token, caller, now, timeout);
+        memory.lookups.called(device, token, caller, now, timeout);
         Ok(())
     }
 
@@ -620,30 +643,30 @@ impl<H: Host> Guard<H> {
     /// Decides for everyone who waited for `device`. Gives the contexts that are to be reset.
     fn answered(
         &self,
-        state: &mut State,
+        memory: &mut Memory,
         device: &DeviceId,
         said: Option<&Lookup>,
         now: Timestamp,
     ) -> Vec<u32> {
         let said = said.map(|said| (device, said));
         let mut cut = Vec::new();
-        for waiter in state.lookups.finish(device) {
+        for waiter in memory.lookups.finish(device) {
             let context = waiter.context;
             match (waiter.wait, waiter.asked) {
                 (Wait::Paused, Some(asked)) => {
                     if self.host.set_effective_context(context).is_err() {
                         continue;
                     }
-                    let flow = self.settle(state, context, asked, Stage::Answered, said, now);
+                    let flow = self.settle(memory, context, asked, Stage::Answered, said, now);
                     if flow == Flow::Continue {
                         let _ = self.host.resume_request();
                     }
                 }
                 (Wait::Watched, Some(asked)) => {
-                    self.settle(state, context, asked, Stage::Answered, said, now);
+                    self.settle(memory, context, asked, Stage::Answered, said, now);
                 }
                 (Wait::UnderWay, _) => {
-                    if self.recheck_one(state, context, said, now) {
+                    if self.recheck_one(memory, context, said, now) {
                         cut.push(context);
                     }
                 }
@@ -655,39 +678,39 @@ impl<H: Host> Guard<H> {
 
     /// Decides again for the requests under way, where something may have changed. Gives the
     /// contexts that are to be reset.
-    fn recheck(&self, state: &mut State, changed: bool, now: Timestamp) -> Vec<u32> {
-        if state.live.is_empty() {
+    fn recheck(&self, memory: &mut Memory, changed: bool, now: Timestamp) -> Vec<u32> {
+        if memory.live.is_empty() {
             return Vec::new();
         }
         let max_stale = self.config.policy.max_stale();
-        let fresh = matches!(state.bindings.freshness(now), Ok(age) if age <= max_stale);
-        if !changed && fresh && !state.live.is_due(now) {
+        let fresh = matches!(memory.bindings.freshness(now), Ok(age) if age <= max_stale);
+        if !changed && fresh && !memory.live.is_due(now) {
             return Vec::new();
         }
-        let contexts: Vec<u32> = state.live.iter().map(|(context, _)| context).collect();
+        let contexts: Vec<u32> = memory.live.iter().map(|(context, _)| context).collect();
         let mut cut = Vec::new();
         for context in contexts {
-            if self.recheck_one(state, context, None, now) {
+            if self.recheck_one(memory, context, None, now) {
                 cut.push(context);
             }
         }
-        state.live.count_down();
+        memory.live.count_down();
         cut
     }
 
     /// Decides again for one request under way; `true` where it has to end.
     fn recheck_one(
         &self,
-        state: &mut State,
+        memory: &mut Memory,
         context: u32,
         said: Option<(&DeviceId, &Lookup)>,
         now: Timestamp,
     ) -> bool {
         let policy = &self.config.policy;
-        let Some(one) = state.live.get_mut(context) else {
+        let Some(one) = memory.live.get_mut(context) else {
             return false;
         };
-        let mut bindings = state.bindings.with(&self.host, said);
+        let mut bindings = memory.bindings.with(&self.host, said);
         let facts = one.asked.facts();
         let denial = match decide_again(&one.permit, policy, &facts, &mut bindings, now) {
             Decision::Permit(permit) => {
@@ -696,13 +719,13 @@ impl<H: Host> Guard<H> {
                 return false;
             }
             Decision::Deny(denial) => denial,
-            Decision::AskRegistry(device) if state.lookups.has_under_way(&device, context) => {
+            Decision::AskRegistry(device) if memory.lookups.has_under_way(&device, context) => {
                 return false;
             }
             Decision::AskRegistry(device) => {
                 one.asked.lookups = one.asked.lookups.saturating_add(1);
                 let again = one.asked.lookups <= MOST_LOOKUPS;
-                let asked = self.ask(state, context, None, Wait::UnderWay, &device, now);
+                let asked = self.ask(memory, context, None, Wait::UnderWay, &device, now);
                 if again && asked.is_ok() {
                     return false;
                 }
@@ -714,10 +737,10 @@ impl<H: Host> Guard<H> {
                 }
             }
         };
-        let Some(one) = state.live.remove(context) else {
+        let Some(one) = memory.live.remove(context) else {
             return false;
         };
-        let device = self.name(state, denial.device.as_ref());
+        let device = self.name(memory, denial.device.as_ref());
         self.metrics.cut(&self.host, denial.reason.code());
         self.log(
             DenyEvent::Cut,

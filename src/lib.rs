@@ -37,6 +37,14 @@ pub mod synchronise;
 pub mod table;
 pub mod telemetry;
 #[cfg(all(feature = "testing", not(target_arch = "wasm32")))]
+#[cfg_attr(
+    not(test),
+    expect(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        reason = "tests alone run this, and a panic in it is a test that fails"
+    )
+)]
 pub mod testing;
 #[cfg(feature = "trap")]
 mod trap;

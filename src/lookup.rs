@@ -283,7 +283,7 @@ mod tests {
         lookups.called(&a, 7, 2, at(0), TIMEOUT);
         lookups.join(&a, paused(3));
         lookups.leave(2);
-        assert_eq!(lookups.orphans(), [a.clone()]);
+        assert_eq!(lookups.orphans(), std::slice::from_ref(&a));
         assert_eq!(lookups.device_of(7), None);
         assert!(matches!(lookups.join(&a, paused(4)), Joined::Calls));
         lookups.called(&a, 8, 4, at(0), TIMEOUT);
