@@ -239,7 +239,8 @@ impl Script {
                 .filter(|(_, revision, _)| *revision > after);
             let limit = state.behaviour.page.unwrap_or(limit);
             let page = newer.clone().take(limit).collect::<Vec<_>>();
-            let more = newer.count() > page.len();
+            // Nothing asked for: the head alone.
+            let more = limit > 0 && newer.count() > page.len();
             let reached = if more {
                 page.last().map_or(after, |(_, revision, _)| *revision)
             } else {

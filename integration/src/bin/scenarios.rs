@@ -70,6 +70,10 @@ async fn main() -> Result<ExitCode> {
 
 async fn run(mut stage: Stage, place: Place, rows: &[&Scenario], report: &mut Report, short: bool) {
     for row in rows {
+        if let Some(reason) = row.native_alone {
+            report.skip(row.name, reason);
+            continue;
+        }
         report.begin();
         let outcome = stage.run(row).await;
         report.end(row.name, outcome);

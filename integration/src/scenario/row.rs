@@ -132,6 +132,8 @@ pub struct Scenario {
     pub expect: Expect,
     /// Fields that must not reach the upstream, besides medbind's own.
     pub hidden: Vec<&'static str>,
+    /// Why a real Envoy never gets that far, where that is so: then the fake host alone runs it.
+    pub native_alone: Option<&'static str>,
     /// Belongs to the short table, which runs on every line of Envoy.
     pub short: bool,
 }
@@ -152,6 +154,7 @@ pub fn scenario(name: &'static str, serial: &str) -> Scenario {
         token: None,
         expect: Expect::Permit(tags(&format!("acme:{serial}"), "device")),
         hidden: Vec::new(),
+        native_alone: None,
         short: false,
     }
 }
@@ -276,6 +279,13 @@ impl Scenario {
     #[must_use]
     pub fn hides(mut self, name: &'static str) -> Self {
         self.hidden.push(name);
+        self
+    }
+
+    /// Runs over the fake host alone, and why.
+    #[must_use]
+    pub fn natively(mut self, reason: &'static str) -> Self {
+        self.native_alone = Some(reason);
         self
     }
 

@@ -176,10 +176,18 @@ fn denies() -> Vec<Scenario> {
             .with(|spec| spec.purposes = vec![ExtendedKeyUsagePurpose::ServerAuth])
             .deny(CertificateNotAllowed)
             .short(),
-        scenario("a key that may not sign is refused", "SN-A")
+        scenario(
+            "a key that may not sign is refused in the handshake",
+            "SN-A",
+        )
+        .on(Open)
+        .with(|spec| spec.usages = vec![KeyUsagePurpose::KeyAgreement])
+        .expect(Expect::NoHandshake),
+        scenario("a key that may not sign is refused by the guard", "SN-A")
             .on(Open)
             .with(|spec| spec.usages = vec![KeyUsagePurpose::KeyAgreement])
-            .deny(CertificateNotAllowed),
+            .deny(CertificateNotAllowed)
+            .natively("Envoy's TLS refuses such a key in the handshake"),
         scenario("a critical extension that nobody knows is refused", "SN-A")
             .on(Open)
             .with(move |spec| spec.extensions.push(critical))
