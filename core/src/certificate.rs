@@ -11,12 +11,10 @@ use const_oid::db::rfc5280::{
 };
 use const_oid::db::rfc5911::ID_ON_HARDWARE_MODULE_NAME;
 use der::asn1::{AnyRef, BitStringRef, OctetStringRef, Utf8StringRef};
-use der::{Decode, Encode, Reader, Sequence, Tag, Tagged};
+use der::{Decode, Encode, Sequence, Tag, TagNumber, Tagged};
 use sha2::{Digest, Sha256};
-use x509_cert::ext::pkix::name::{GeneralName, GeneralNames, HardwareModuleName, OtherName};
-use x509_cert::ext::pkix::{
-    AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectKeyIdentifier,
-};
+use x509_cert::ext::pkix::name::HardwareModuleName;
+use x509_cert::ext::pkix::{BasicConstraints, KeyUsage};
 use x509_cert::name::Name;
 use x509_cert::serial_number::SerialNumber;
 use x509_cert::time::{Time, Validity};
@@ -195,7 +193,9 @@ pub enum AttributeText {
 }
 
 impl AttributeText {
-    fn new(tag: Tag, value: &[u8]) -> Self {
+    fn new(value: AnyRef<'_>) -> Self {
+        let tag = value.tag();
+        let value = value.value();
         let fits = if tag == Tag::Utf8String {
             core::str::from_utf8(value).is_ok()
         } else if tag == Tag::Ia5String {
@@ -259,8 +259,7 @@ struct Extensions {
 /// they read one way only and a certificate burnt into a device cannot be issued again: a
 /// `BOOLEAN DEFAULT FALSE` that says FALSE, and a `keyUsage` that ends in zero bits.
 ///
-/// Refused although RFC 5280 knows them: versions 1 and 2, times before 1970, and a general name
-/// of the form `x400Address` or `ediPartyName`. Of the 405 certificates of the NIST PKITS, 402 are read; the others
+/// Refused although RFC 5280 knows them: versions 1 and 2, and times before 1970. Of the 405 certificates of the NIST PKITS, 402 are read; the others
 /// are two whose signatures are not whole octets on purpose, and one with a time before 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerCertificate {
@@ -306,6 +305,13 @@ struct TbsFields<'a> {
     subject_unique_id: Option<BitStringRef<'a>>,
     #[asn1(context_specific = "3", tag_mode = "EXPLICIT", optional = "true")]
     extensions: Option<AnyRef<'a>>,
+}
+
+/// `AttributeTypeAndValue` (RFC 5280, 4.1.2.4).
+#[derive(Sequence)]
+struct AttributeFields<'a> {
+    id: ObjectIdentifier,
+    value: AnyRef<'a>,
 }
 
 /// `Extension`, its value left as it is.
@@ -355,15 +361,13 @@ impl PeerCertificate {
             .signature
             .as_bytes()
             .ok_or(CertificateError::SignatureBits)?;
-        let issuer = octets(tbs.issuer)?;
-        read_name(&issuer, CertificateError::Issuer)?;
-        let subject = octets(tbs.subject)?;
-        let subject_name = read_name(&subject, CertificateError::Subject)?;
-        let attribute = |oid: ObjectIdentifier| {
-            subject_name
+        read_name(tbs.issuer, CertificateError::Issuer)?;
+        let subject = read_name(tbs.subject, CertificateError::Subject)?;
+        let attribute = |id: ObjectIdentifier| {
+            subject
                 .iter()
-                .filter(|attribute| attribute.oid == oid)
-                .map(|attribute| AttributeText::new(attribute.value.tag(), attribute.value.value()))
+                .filter(|attribute| attribute.id == id)
+                .map(|attribute| AttributeText::new(attribute.value))
                 .collect()
         };
         let spki = octets(tbs.spki)?;
@@ -382,8 +386,8 @@ impl PeerCertificate {
             pin: Pin(Sha256::digest(&spki).into()),
             key_type: KeyType::from_spki(&spki)?,
             extensions: read_extensions(tbs.extensions)?,
-            issuer,
-            subject,
+            issuer: octets(tbs.issuer)?,
+            subject: octets(tbs.subject)?,
             spki,
             tbs: tbs_der.clone(),
         })
@@ -545,18 +549,26 @@ fn signature_algorithm(
     }
 }
 
-fn read_name(der: &[u8], cause: CertificateError) -> Result<Name, CertificateError> {
-    let name = Name::from_der(der).map_err(|_| cause)?;
-    if name.iter_rdn().any(|rdn| rdn.as_ref().is_empty()) {
-        return Err(cause);
+fn read_name(
+    name: AnyRef<'_>,
+    wrong: CertificateError,
+) -> Result<Vec<AttributeFields<'_>>, CertificateError> {
+    let mut attributes = Vec::new();
+    for relative in strict::elements(name, Tag::Sequence, wrong)? {
+        let of_one = strict::elements(relative, Tag::Set, wrong)?;
+        if of_one.is_empty() {
+            return Err(wrong);
+        }
+        for attribute in of_one {
+            if attributes.len() >= MAX_ATTRIBUTES {
+                return Err(CertificateError::TooManyAttributes);
+            }
+            attributes.push(attribute.decode_as().map_err(|_| wrong)?);
+        }
     }
-    if name.iter().count() > MAX_ATTRIBUTES {
-        return Err(CertificateError::TooManyAttributes);
-    }
-    Ok(name)
+    Ok(attributes)
 }
 
-/// A name as text (RFC 4514), for an operator.
 pub(crate) fn name_text(der: &[u8]) -> String {
     Name::from_der(der).map_or_else(|_| String::new(), |name| name.to_string())
 }
@@ -571,41 +583,25 @@ fn read_extensions(list: Option<AnyRef<'_>>) -> Result<Extensions, CertificateEr
     let Some(list) = list else {
         return Ok(extensions);
     };
-    let mut seen = Vec::new();
-    list.sequence(|reader| {
-        while !reader.is_finished() {
-            if seen.len() >= MAX_EXTENSIONS {
-                return Err(Stop(CertificateError::TooManyExtensions));
-            }
-            let extension = ExtensionFields::decode(reader)?;
-            if seen.contains(&extension.id) {
-                return Err(Stop(CertificateError::DuplicateExtension));
-            }
-            seen.push(extension.id);
-            extensions.read(&extension)?;
-        }
-        Ok(())
-    })
-    .map_err(|Stop(cause)| cause)?;
-    if seen.is_empty() {
+    let list = strict::elements(list, Tag::Sequence, CertificateError::Extension)?;
+    if list.is_empty() {
         return Err(CertificateError::Extension);
     }
+    if list.len() > MAX_EXTENSIONS {
+        return Err(CertificateError::TooManyExtensions);
+    }
+    let mut seen = Vec::with_capacity(list.len());
+    for extension in list {
+        let extension: ExtensionFields<'_> = extension
+            .decode_as()
+            .map_err(|_| CertificateError::Extension)?;
+        if seen.contains(&extension.id) {
+            return Err(CertificateError::DuplicateExtension);
+        }
+        seen.push(extension.id);
+        extensions.read(&extension)?;
+    }
     Ok(extensions)
-}
-
-/// Carries a cause out of a reader's closure, which wants to speak of `der::Error`.
-struct Stop(CertificateError);
-
-impl From<der::Error> for Stop {
-    fn from(_: der::Error) -> Self {
-        Self(CertificateError::Extension)
-    }
-}
-
-impl From<CertificateError> for Stop {
-    fn from(cause: CertificateError) -> Self {
-        Self(cause)
-    }
 }
 
 impl Extensions {
@@ -619,24 +615,14 @@ impl Extensions {
         } else if id == ID_CE_KEY_USAGE {
             self.key_usage = Some(value_of(value, CertificateError::KeyUsage)?);
         } else if id == ID_CE_EXT_KEY_USAGE {
-            let purposes: ExtendedKeyUsage = value_of(value, CertificateError::ExtendedKeyUsage)?;
-            if purposes.0.is_empty() || purposes.0.len() > MAX_PURPOSES {
-                return Err(CertificateError::ExtendedKeyUsage);
-            }
-            self.purposes = Some(purposes.0);
+            self.purposes = Some(read_purposes(value)?);
         } else if id == ID_CE_AUTHORITY_KEY_IDENTIFIER {
-            let identifier: AuthorityKeyIdentifier =
-                value_of(value, CertificateError::KeyIdentifier)?;
-            self.authority_key_identifier = identifier
-                .key_identifier
-                .map(|octets| octets.as_bytes().into());
+            self.authority_key_identifier = read_authority_key_identifier(value)?;
         } else if id == ID_CE_SUBJECT_KEY_IDENTIFIER {
-            let identifier: SubjectKeyIdentifier =
-                value_of(value, CertificateError::KeyIdentifier)?;
-            self.subject_key_identifier = Some(identifier.0.as_bytes().into());
+            let identifier: &OctetStringRef = value_of(value, CertificateError::KeyIdentifier)?;
+            self.subject_key_identifier = Some(identifier.as_bytes().into());
         } else if id == ID_CE_SUBJECT_ALT_NAME {
-            let names: GeneralNames = value_of(value, CertificateError::SubjectAlternativeName)?;
-            self.names = SubjectAlternativeNames::new(&names)?;
+            self.names = SubjectAlternativeNames::read(value)?;
         } else if extension.critical {
             self.critical_not_understood.push(id);
         }
@@ -658,46 +644,106 @@ fn value_of<'a, T: Decode<'a>>(
     }
 }
 
+/// The elements of the list that an extension's value is.
+fn values_of(value: &[u8], cause: CertificateError) -> Result<Vec<AnyRef<'_>>, CertificateError> {
+    strict::elements(value_of(value, cause)?, Tag::Sequence, cause)
+}
+
+fn read_purposes(value: &[u8]) -> Result<Vec<ObjectIdentifier>, CertificateError> {
+    let wrong = CertificateError::ExtendedKeyUsage;
+    let purposes = values_of(value, wrong)?;
+    if purposes.is_empty() || purposes.len() > MAX_PURPOSES {
+        return Err(wrong);
+    }
+    purposes
+        .into_iter()
+        .map(|purpose| purpose.decode_as().map_err(|_| wrong))
+        .collect()
+}
+
+/// `AuthorityKeyIdentifier` (RFC 5280, 4.2.1.1): `[0]` is the key identifier; `[1]` and `[2]`, the
+/// issuer's issuer and serial number, are not looked at.
+fn read_authority_key_identifier(value: &[u8]) -> Result<Option<Box<[u8]>>, CertificateError> {
+    let wrong = CertificateError::KeyIdentifier;
+    let mut identifier = None;
+    let mut last = None;
+    for field in values_of(value, wrong)? {
+        let number = match context_tag(field.tag()) {
+            Some((false, 0)) => {
+                identifier = Some(field.value().into());
+                0
+            }
+            Some((true, 1)) => 1,
+            Some((false, 2)) => 2,
+            Some(_) | None => return Err(wrong),
+        };
+        if last >= Some(number) {
+            return Err(wrong);
+        }
+        last = Some(number);
+    }
+    Ok(identifier)
+}
+
+/// Whether it is constructed, and the number, of a context-specific tag.
+fn context_tag(tag: Tag) -> Option<(bool, u32)> {
+    if let Tag::ContextSpecific {
+        constructed,
+        number: TagNumber(number),
+    } = tag
+    {
+        Some((constructed, number))
+    } else {
+        None
+    }
+}
+
 impl SubjectAlternativeNames {
-    fn new(general_names: &[GeneralName]) -> Result<Self, CertificateError> {
+    /// Reads `GeneralNames` (RFC 5280, 4.2.1.6). Of the forms that are no source of an identity
+    /// only the tag and the strictness of their DER are looked at.
+    fn read(value: &[u8]) -> Result<Self, CertificateError> {
+        let wrong = CertificateError::SubjectAlternativeName;
+        let general_names = values_of(value, wrong)?;
         if general_names.is_empty() {
-            return Err(CertificateError::SubjectAlternativeName);
+            return Err(wrong);
         }
         if general_names.len() > MAX_GENERAL_NAMES {
             return Err(CertificateError::TooManyGeneralNames);
         }
         let mut names = Self::default();
         for name in general_names {
-            match name {
-                GeneralName::DnsName(name) => names.dns.push(name.as_str().into()),
-                GeneralName::UniformResourceIdentifier(uri) => {
-                    names.uris.push(uri.as_str().into());
-                }
-                GeneralName::OtherName(name) => names.read_other(name)?,
-                GeneralName::Rfc822Name(_)
-                | GeneralName::DirectoryName(_)
-                | GeneralName::EdiPartyName(_)
-                | GeneralName::IpAddress(_)
-                | GeneralName::RegisteredId(_) => {}
+            match context_tag(name.tag()) {
+                Some((true, 0)) => names.read_other(name)?,
+                Some((false, 2)) => names.dns.push(ia5(name.value())?.into()),
+                Some((false, 6)) => names.uris.push(ia5(name.value())?.into()),
+                // rfc822Name, iPAddress, registeredID; x400Address, directoryName, ediPartyName.
+                Some((false, 1 | 7 | 8) | (true, 3..=5)) => {}
+                Some(_) | None => return Err(wrong),
             }
         }
         Ok(names)
     }
 
-    fn read_other(&mut self, name: &OtherName) -> Result<(), CertificateError> {
-        if name.type_id == ID_ON_HARDWARE_MODULE_NAME {
-            let module: HardwareModuleName = name
-                .value
-                .decode_as()
+    /// `OtherName`: an object identifier, and in `[0]` a value of the type that it names.
+    fn read_other(&mut self, name: AnyRef<'_>) -> Result<(), CertificateError> {
+        let wrong = CertificateError::SubjectAlternativeName;
+        let fields = strict::elements(name, name.tag(), wrong)?;
+        let [id, value] = fields.as_slice() else {
+            return Err(wrong);
+        };
+        let id: ObjectIdentifier = id.decode_as().map_err(|_| wrong)?;
+        if context_tag(value.tag()) != Some((true, 0)) {
+            return Err(wrong);
+        }
+        if id == ID_ON_HARDWARE_MODULE_NAME {
+            let module = HardwareModuleName::from_der(value.value())
                 .map_err(|_| CertificateError::HardwareModuleName)?;
             self.hardware_modules.push(HardwareModule {
                 hw_type: module.hw_type,
                 serial: module.hw_serial_num.as_bytes().into(),
             });
-        } else if name.type_id == ID_ON_PERMANENT_IDENTIFIER {
-            let identifier: PermanentIdentifierFields<'_> = name
-                .value
-                .decode_as()
+        } else if id == ID_ON_PERMANENT_IDENTIFIER {
+            let identifier = PermanentIdentifierFields::from_der(value.value())
                 .map_err(|_| CertificateError::PermanentIdentifier)?;
             self.permanent_identifiers.push(PermanentIdentifier {
                 value: identifier.value.map(|value| value.as_str().into()),
@@ -706,6 +752,14 @@ impl SubjectAlternativeNames {
         }
         Ok(())
     }
+}
+
+/// The text of an `IA5String`: seven bits.
+fn ia5(octets: &[u8]) -> Result<&str, CertificateError> {
+    core::str::from_utf8(octets)
+        .ok()
+        .filter(|text| text.is_ascii())
+        .ok_or(CertificateError::SubjectAlternativeName)
 }
 
 #[cfg(all(test, feature = "verify"))]

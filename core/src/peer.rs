@@ -314,7 +314,7 @@ fn outcome_of(found: &Result<Vec<&[u8]>, CertificateError>) -> Outcome {
 mod tests {
     use super::*;
     use crate::deny::IssuerMismatch;
-    use crate::signature::RustVerifier;
+    use crate::signature::{KeyTypeName, RustVerifier};
     use crate::source::IdentitySource;
     use crate::testing::*;
 
@@ -474,7 +474,7 @@ mod tests {
 
     #[test]
     fn the_key_policy_decides_for_devices_and_not_for_their_issuers() {
-        let policy: KeyPolicy = serde_json::from_str(r#"{"types": ["p384"]}"#).unwrap();
+        let policy = KeyPolicy::new(&[KeyTypeName::P384], 2048).unwrap();
         let issuers = issuers(sources(&[SERIAL]));
         let run = |draft: &Draft| {
             authenticate(&issuers, &policy, &draft.parsed(), &RustVerifier).map(|_| ())

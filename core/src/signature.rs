@@ -5,7 +5,6 @@ use core::fmt;
 use der::asn1::{AnyRef, BitStringRef, UintRef};
 use der::{Decode, Sequence};
 use rustls_pki_types::alg_id;
-use serde::{Deserialize, Deserializer, de};
 
 use crate::certificate::CertificateError;
 
@@ -237,8 +236,7 @@ fn rsa_key(modulus: &[u8], exponent: &[u8]) -> KeyType {
     }
 }
 
-/// Which keys a device may have. In the configuration, where both may be left out:
-/// `{"types": ["p256", "p384", "rsa", "ed25519"], "min_rsa_bits": 2048}`.
+/// Which keys a device may have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyPolicy {
     p256: bool,
@@ -271,8 +269,7 @@ pub enum KeyPolicyError {
 }
 
 /// A type of key by the name that the configuration uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyTypeName {
     /// P-256.
     P256,
@@ -312,29 +309,6 @@ impl KeyPolicy {
             }
             KeyType::Other => false,
         }
-    }
-}
-
-impl<'de> Deserialize<'de> for KeyPolicy {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Fields {
-            types: Option<Vec<KeyTypeName>>,
-            min_rsa_bits: Option<u16>,
-        }
-        let fields = Fields::deserialize(deserializer)?;
-        let all = [
-            KeyTypeName::P256,
-            KeyTypeName::P384,
-            KeyTypeName::Rsa,
-            KeyTypeName::Ed25519,
-        ];
-        Self::new(
-            fields.types.as_deref().unwrap_or(&all),
-            fields.min_rsa_bits.unwrap_or(MIN_RSA_BITS),
-        )
-        .map_err(de::Error::custom)
     }
 }
 
@@ -784,27 +758,28 @@ mod tests {
     }
 
     #[test]
-    fn the_key_policy_is_strict() {
-        let read = |text: &str| serde_json::from_str::<KeyPolicy>(text);
-        assert_eq!(read("{}").unwrap(), KeyPolicy::default());
-        let rsa = read(r#"{"types": ["rsa"], "min_rsa_bits": 3072}"#).unwrap();
+    fn the_key_policy_allows_what_it_names() {
+        use KeyTypeName as N;
+        let all = [N::P256, N::P384, N::Rsa, N::Ed25519];
+        assert_eq!(KeyPolicy::new(&all, 2048), Ok(KeyPolicy::default()));
+        let rsa = KeyPolicy::new(&[N::Rsa], 3072).unwrap();
         for (key, allowed) in [
             (KeyType::P256, false),
             (KeyType::P384, false),
             (KeyType::Ed25519, false),
             (KeyType::Other, false),
-            (KeyType::Rsa { bits: 2048 }, false),
             (KeyType::Rsa { bits: 3071 }, false),
             (KeyType::Rsa { bits: 3072 }, true),
+            (KeyType::Rsa { bits: 8193 }, false),
         ] {
             assert_eq!(rsa.allows(key), allowed, "{key}");
         }
-        for (types, key) in [
-            ("p256", KeyType::P256),
-            ("p384", KeyType::P384),
-            ("ed25519", KeyType::Ed25519),
+        for (name, key) in [
+            (N::P256, KeyType::P256),
+            (N::P384, KeyType::P384),
+            (N::Ed25519, KeyType::Ed25519),
         ] {
-            let policy = read(&format!(r#"{{"types": ["{types}"]}}"#)).unwrap();
+            let policy = KeyPolicy::new(&[name], 2048).unwrap();
             for other in [
                 KeyType::P256,
                 KeyType::P384,
@@ -814,16 +789,12 @@ mod tests {
                 assert_eq!(policy.allows(other), other == key);
             }
         }
-        for (text, says) in [
-            (r#"{"types": []}"#, "types is empty"),
-            (r#"{"min_rsa_bits": 1024}"#, "between 2048 and 8192"),
-            (r#"{"min_rsa_bits": 2047}"#, "between 2048 and 8192"),
-            (r#"{"min_rsa_bits": 8193}"#, "between 2048 and 8192"),
-            (r#"{"types": ["p521"]}"#, "unknown variant `p521`"),
-            (r#"{"min_bits": 2048}"#, "unknown field `min_bits`"),
-        ] {
-            let error = read(text).unwrap_err().to_string();
-            assert!(error.contains(says), "{text}: {error}");
+        assert_eq!(KeyPolicy::new(&[], 2048), Err(KeyPolicyError::NoTypes));
+        for bits in [0, 2047, 8193] {
+            assert_eq!(KeyPolicy::new(&all, bits), Err(KeyPolicyError::RsaBits));
+        }
+        for bits in [2048, 8192] {
+            assert!(KeyPolicy::new(&all, bits).is_ok());
         }
     }
 }

@@ -21,7 +21,7 @@ const MAX_LABEL_OCTETS: usize = 63;
 /// In the configuration an object with the key `source`:
 /// `{"source": "san.hardware_module_name", "hw_type": "1.3.6.1.4.1.32473.1"}`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(from = "SourceFields")]
+#[serde(try_from = "SourceFields")]
 pub enum IdentitySource {
     /// `subject.serial_number`: 2.5.4.5 in the subject (IEEE 802.1AR, 8.6; RFC 8995, 2.3.1).
     SubjectSerialNumber,
@@ -52,60 +52,99 @@ pub enum IdentitySource {
     SubjectCommonName,
 }
 
-/// As it is written down. (Braces everywhere: serde lets unknown keys of a unit variant pass.)
+/// As it is written down.
 #[derive(Deserialize)]
-#[serde(tag = "source", deny_unknown_fields)]
-enum SourceFields {
-    #[serde(rename = "subject.serial_number")]
-    SubjectSerialNumber {},
-    #[serde(rename = "san.hardware_module_name")]
-    HardwareModuleName {
-        #[serde(deserialize_with = "object_identifier")]
-        hw_type: ObjectIdentifier,
-    },
-    #[serde(rename = "san.permanent_identifier")]
-    PermanentIdentifier {
-        #[serde(default, deserialize_with = "some_object_identifier")]
-        assigner: Option<ObjectIdentifier>,
-    },
-    #[serde(rename = "san.uri")]
-    Uri { template: UriTemplate },
-    #[serde(rename = "san.dns")]
-    Dns { template: DnsTemplate },
-    #[serde(rename = "subject.common_name")]
-    SubjectCommonName {},
+#[serde(deny_unknown_fields)]
+struct SourceFields {
+    source: SourceName,
+    #[serde(default, deserialize_with = "object_identifier")]
+    hw_type: Option<ObjectIdentifier>,
+    #[serde(default, deserialize_with = "object_identifier")]
+    assigner: Option<ObjectIdentifier>,
+    template: Option<String>,
 }
 
-impl From<SourceFields> for IdentitySource {
-    fn from(fields: SourceFields) -> Self {
-        match fields {
-            SourceFields::SubjectSerialNumber {} => Self::SubjectSerialNumber,
-            SourceFields::HardwareModuleName { hw_type } => Self::HardwareModuleName { hw_type },
-            SourceFields::PermanentIdentifier { assigner } => {
-                Self::PermanentIdentifier { assigner }
+#[derive(Clone, Copy, Deserialize)]
+enum SourceName {
+    #[serde(rename = "subject.serial_number")]
+    SubjectSerialNumber,
+    #[serde(rename = "san.hardware_module_name")]
+    HardwareModuleName,
+    #[serde(rename = "san.permanent_identifier")]
+    PermanentIdentifier,
+    #[serde(rename = "san.uri")]
+    Uri,
+    #[serde(rename = "san.dns")]
+    Dns,
+    #[serde(rename = "subject.common_name")]
+    SubjectCommonName,
+}
+
+/// Why an object is no identity source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    /// The hardware module name's type is missing.
+    #[error("san.hardware_module_name needs hw_type, such as 1.3.6.1.4.1.32473.1")]
+    NoHwType,
+    /// The template is missing.
+    #[error("san.uri and san.dns need a template, such as urn:dev:ops:32473-{{serial}}")]
+    NoTemplate,
+    /// A key of another source.
+    #[error("{0} does not belong to this source")]
+    OtherKey(&'static str),
+    /// The template is none.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+}
+
+impl TryFrom<SourceFields> for IdentitySource {
+    type Error = SourceError;
+
+    fn try_from(fields: SourceFields) -> Result<Self, SourceError> {
+        let takes = |key: &'static str, is_there: bool, of: bool| {
+            if is_there && !of {
+                Err(SourceError::OtherKey(key))
+            } else {
+                Ok(())
             }
-            SourceFields::Uri { template } => Self::Uri { template },
-            SourceFields::Dns { template } => Self::Dns { template },
-            SourceFields::SubjectCommonName {} => Self::SubjectCommonName,
-        }
+        };
+        let name = fields.source;
+        let takes_hw_type = matches!(name, SourceName::HardwareModuleName);
+        let takes_assigner = matches!(name, SourceName::PermanentIdentifier);
+        let takes_template = matches!(name, SourceName::Uri | SourceName::Dns);
+        takes("hw_type", fields.hw_type.is_some(), takes_hw_type)?;
+        takes("assigner", fields.assigner.is_some(), takes_assigner)?;
+        takes("template", fields.template.is_some(), takes_template)?;
+        let template = fields.template.ok_or(SourceError::NoTemplate);
+        Ok(match name {
+            SourceName::SubjectSerialNumber => Self::SubjectSerialNumber,
+            SourceName::HardwareModuleName => Self::HardwareModuleName {
+                hw_type: fields.hw_type.ok_or(SourceError::NoHwType)?,
+            },
+            SourceName::PermanentIdentifier => Self::PermanentIdentifier {
+                assigner: fields.assigner,
+            },
+            SourceName::Uri => Self::Uri {
+                template: template?.parse()?,
+            },
+            SourceName::Dns => Self::Dns {
+                template: template?.parse()?,
+            },
+            SourceName::SubjectCommonName => Self::SubjectCommonName,
+        })
     }
 }
 
+/// A key that is there holds an object identifier, and `null` is not one.
 fn object_identifier<'de, D: Deserializer<'de>>(
     deserializer: D,
-) -> Result<ObjectIdentifier, D::Error> {
+) -> Result<Option<ObjectIdentifier>, D::Error> {
     let text = <Cow<'de, str>>::deserialize(deserializer)?;
-    ObjectIdentifier::new(&text).map_err(|_| {
+    ObjectIdentifier::new(&text).map(Some).map_err(|_| {
         de::Error::custom(format_args!(
             "{text:?} is no object identifier; write it in dots, such as 1.3.6.1.4.1.32473.1"
         ))
     })
-}
-
-fn some_object_identifier<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<ObjectIdentifier>, D::Error> {
-    object_identifier(deserializer).map(Some)
 }
 
 impl IdentitySource {
@@ -318,25 +357,17 @@ fn is_label(text: &str) -> bool {
             .all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_'))
 }
 
-macro_rules! as_text {
-    ($template:ident) => {
-        impl fmt::Display for $template {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.with(PLACEHOLDER))
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $template {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = <Cow<'de, str>>::deserialize(deserializer)?;
-                text.parse().map_err(de::Error::custom)
-            }
-        }
-    };
+impl fmt::Display for UriTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.with(PLACEHOLDER))
+    }
 }
 
-as_text!(UriTemplate);
-as_text!(DnsTemplate);
+impl fmt::Display for DnsTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.with(PLACEHOLDER))
+    }
+}
 
 #[cfg(all(test, feature = "verify"))]
 mod tests {
@@ -389,16 +420,29 @@ mod tests {
             (r#"{"source": "san.email"}"#, "unknown variant `san.email`"),
             (
                 r#"{"source": "subject.serial_number", "template": "x"}"#,
-                "unknown field `template`",
+                "template does not belong to this source",
+            ),
+            (
+                r#"{"source": "san.uri", "template": "urn:{serial}", "hw_type": "1.2.3"}"#,
+                "hw_type does not belong to this source",
+            ),
+            (
+                r#"{"source": "san.dns", "template": "{serial}.x", "assigner": "1.2.3"}"#,
+                "assigner does not belong to this source",
+            ),
+            (
+                r#"{"source": "san.hardware_module_name", "hw_type": null}"#,
+                "invalid type: null",
+            ),
+            (
+                r#"{"source": "san.dns", "template": "x{serial}"}"#,
+                "one whole label",
             ),
             (
                 r#"{"source": "subject.common_name", "x": 1}"#,
                 "unknown field `x`",
             ),
-            (
-                r#"{"source": "san.hardware_module_name"}"#,
-                "missing field `hw_type`",
-            ),
+            (r#"{"source": "san.hardware_module_name"}"#, "needs hw_type"),
             (
                 r#"{"source": "san.hardware_module_name", "hw_type": "acme"}"#,
                 "is no object identifier; write it in dots",
@@ -407,7 +451,7 @@ mod tests {
                 r#"{"source": "san.permanent_identifier", "assigner": ""}"#,
                 "is no object identifier; write it in dots",
             ),
-            (r#"{"source": "san.uri"}"#, "missing field `template`"),
+            (r#"{"source": "san.uri"}"#, "need a template"),
             (
                 r#"{"source": "san.uri", "template": "urn:x"}"#,
                 "{serial} exactly once",

@@ -67,3 +67,21 @@ fn walk(
     }
     Ok(())
 }
+
+/// The elements of a list: `list` has to have this tag, or else `wrong` is the cause. Their number
+/// is bounded by [`check`], which has seen them.
+pub(crate) fn elements(
+    list: AnyRef<'_>,
+    tag: Tag,
+    wrong: CertificateError,
+) -> Result<Vec<AnyRef<'_>>, CertificateError> {
+    if list.tag() != tag {
+        return Err(wrong);
+    }
+    let mut reader = SliceReader::new(list.value()).map_err(|_| wrong)?;
+    let mut elements = Vec::new();
+    while !reader.is_finished() {
+        elements.push(AnyRef::decode(&mut reader).map_err(|_| wrong)?);
+    }
+    Ok(elements)
+}
