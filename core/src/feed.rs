@@ -724,3 +724,46 @@ mod tests {
         assert_eq!(lookup_path(&device), "/v1/feed/devices/acme:SN1");
     }
 }
+
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const WORDS: [&str; 14] = [
+        "{",
+        "}",
+        "\"device\":\"acme:SN1\"",
+        "\"kind\":\"binding\"",
+        "\"state\":\"active\"",
+        "\"revision\":7",
+        "\"pins\":[]",
+        ",",
+        "\n",
+        "\"feed\":\"f1\"",
+        "\"count\":1",
+        "\"version\":1",
+        "null",
+        "\u{0}",
+    ];
+
+    proptest! {
+        #[test]
+        fn no_octets_make_the_reader_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = FeedPage::parse(&body, 0);
+            FeedRecord::parse_line(&body);
+        }
+
+        #[test]
+        fn no_words_of_the_feed_make_the_reader_panic(
+            words in prop::collection::vec(prop::sample::select(&WORDS[..]), 0..30),
+        ) {
+            let body = words.concat();
+            let _ = FeedPage::parse(body.as_bytes(), 0);
+            if let FeedRecord::Binding(binding) = FeedRecord::parse_line(body.as_bytes()) {
+                prop_assert_eq!(binding.device.as_str(), "acme:SN1");
+            }
+        }
+    }
+}

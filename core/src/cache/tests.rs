@@ -296,6 +296,32 @@ fn a_revision_never_goes_down_in_a_history() {
 }
 
 #[test]
+fn a_record_that_cannot_be_read_denies_at_the_revision_of_what_it_replaces() {
+    let store = MemorySharedData::new();
+    let generation = loaded(&store, 100, &[active(1, 5)]);
+    let edge = Edge::new(&store, 1, 100);
+    let unread = binding(1, BindingState::Unrecognised, 5);
+    edge.apply(generation, std::slice::from_ref(&unread))
+        .unwrap();
+    assert_eq!(edge.look(1), CacheAnswer::Found(unread));
+}
+
+#[test]
+fn a_device_that_a_page_names_twice_is_as_it_is_named_last_unless_it_was_revoked() {
+    let store = MemorySharedData::new();
+    let generation = loaded(&store, 100, &[]);
+    let edge = Edge::new(&store, 1, 100);
+    let revoked = binding(2, BindingState::Revoked, 3);
+    edge.apply(
+        generation,
+        &[active(1, 1), active(1, 2), revoked.clone(), active(2, 4)],
+    )
+    .unwrap();
+    assert_eq!(edge.look(1), CacheAnswer::Found(active(1, 2)));
+    assert_eq!(edge.look(2), CacheAnswer::Found(revoked));
+}
+
+#[test]
 fn a_full_cache_does_not_say_that_a_device_is_unknown() {
     let store = MemorySharedData::new();
     let all: Vec<_> = (0..40).map(|n| active(n, 1 + n as u64)).collect();
@@ -470,6 +496,19 @@ fn an_answer_is_kept_unless_the_feed_has_gone_past_it() {
     assert_eq!(edge.look(1), suspended);
     assert_eq!(keep(&answer(1, 12, Some(active(1, 3)))), Kept::Overtaken);
     assert_eq!(edge.look(1), suspended);
+}
+
+#[test]
+fn a_new_history_counts_its_own_revisions() {
+    let store = MemorySharedData::new();
+    let (edge, generation) = on_demand(&store, 100);
+    edge.apply(generation, &[active(1, 50)]).unwrap();
+    let early = answer(1, 10, Some(active(1, 3)));
+    let cache = Cache::new(&store);
+    assert_eq!(cache.insert_lookup(NOW, &early, TTL), Ok(Kept::Overtaken));
+    edge.begin_load(false).unwrap();
+    edge.switch().unwrap();
+    assert_eq!(cache.insert_lookup(NOW, &early, TTL), Ok(Kept::Stored));
 }
 
 #[test]

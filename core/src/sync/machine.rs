@@ -372,7 +372,6 @@ impl Synchroniser {
             .into_iter()
             .flatten()
             .find(|history| history.generation == flight.generation)
-            .filter(|history| history.cursor == flight.cursor)
         else {
             return Ok(());
         };

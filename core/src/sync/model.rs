@@ -47,8 +47,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Network::Status(410, None)),
         1 => (0..3_000_usize).prop_map(Network::Cut),
         1 => Just(Network::Padded(7)),
-        1 => Just(Network::Replaced("f1".into(), "f7".into())),
-        1 => Just(Network::Replaced("\"revision\"".into(), "\"r\"".into())),
+        1 => Just(Network::Replaced(vec![("f1".into(), "f7".into())])),
+        1 => Just(Network::Replaced(vec![("\"revision\"".into(), "\"r\"".into())])),
     ];
     prop_oneof![
         8 => (0..DEVICES, state).prop_map(|(n, state)| Event::Change(n, state)),

@@ -30,6 +30,8 @@ pub(super) struct Registry {
     pub(super) clock_offset: i64,
     /// Sends this many records whatever is asked for.
     pub(super) forced_limit: Option<usize>,
+    /// Does not know that a limit of 0 asks for the head.
+    pub(super) is_old: bool,
 }
 
 impl Registry {
@@ -41,6 +43,7 @@ impl Registry {
             chain: vec![0],
             clock_offset: 0,
             forced_limit: None,
+            is_old: false,
         }
     }
 
@@ -65,7 +68,7 @@ impl Registry {
         self.devices.insert(n, binding);
     }
 
-    fn cursor(&self, revision: u64) -> String {
+    pub(super) fn cursor(&self, revision: u64) -> String {
         let hash = self.chain[usize::try_from(revision).unwrap()];
         format!("{}.{revision}.{hash:x}", self.feed)
     }
@@ -86,6 +89,7 @@ impl Registry {
             .map(|pair| pair.split_once('=').unwrap())
             .collect();
         let limit: usize = query["limit"].parse().unwrap();
+        let limit = if self.is_old { limit.max(1) } else { limit };
         let after = match query.get("cursor") {
             None => 0,
             Some(cursor) => match self.position(cursor) {
@@ -148,8 +152,8 @@ pub(super) enum Network {
     /// The body ends early, by this many octets.
     Cut(usize),
     Padded(usize),
-    /// Octets in the body are replaced.
-    Replaced(String, String),
+    /// Octets in the body are replaced by others.
+    Replaced(Vec<(String, String)>),
 }
 
 struct Call {
@@ -273,11 +277,12 @@ impl World {
                 match network {
                     Network::Cut(octets) => body.truncate(body.len().saturating_sub(*octets)),
                     Network::Padded(octets) => body.extend(vec![b'\n'; *octets]),
-                    Network::Replaced(from, to) => {
-                        body = String::from_utf8(body)
-                            .unwrap()
-                            .replace(from, to)
-                            .into_bytes();
+                    Network::Replaced(pairs) => {
+                        let mut text = String::from_utf8(body).unwrap();
+                        for (from, to) in pairs {
+                            text = text.replace(from, to);
+                        }
+                        body = text.into_bytes();
                     }
                     _ => {}
                 }

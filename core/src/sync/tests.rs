@@ -128,7 +128,7 @@ fn a_history_that_forked_under_the_same_name_is_noticed() {
 
 #[test]
 fn an_answer_that_is_out_of_order_changes_nothing_and_is_asked_for_again() {
-    let replaced = |from: &str, to: &str| Network::Replaced(from.into(), to.into());
+    let replaced = |from: &str, to: &str| Network::Replaced(vec![(from.into(), to.into())]);
     for (network, reason) in [
         (Network::Cut(1), "cut short"),
         (Network::Cut(60), "cut short"),
@@ -164,7 +164,7 @@ fn an_answer_that_is_out_of_order_changes_nothing_and_is_asked_for_again() {
 fn an_answer_of_another_history_is_refused_and_the_history_read_anew() {
     let mut world = World::one().with_devices(10);
     world.run(SECOND);
-    world.network = Network::Replaced("\"feed\":\"f1\"".into(), "\"feed\":\"f9\"".into());
+    world.network = Network::Replaced(vec![("\"feed\":\"f1\"".into(), "\"feed\":\"f9\"".into())]);
     world.registry.set(3, Suspended);
     world.step();
     assert_eq!(world.state(3), Some(Active));
@@ -242,10 +242,10 @@ fn a_call_that_never_answers_is_given_up_and_its_late_answer_ignored() {
 fn too_large_an_answer_is_asked_for_in_smaller_pages() {
     let mut world = World::one().with_devices(2_000);
     // Pads every answer of more than a few records beyond 1 MiB.
-    world.network = Network::Replaced(
+    world.network = Network::Replaced(vec![(
         "\"account\":\"acc-1\"".into(),
         format!("\"x\":\"{}\"", "x".repeat(600)),
-    );
+    )]);
     world.run(30 * SECOND);
     assert!(world.logged("larger than 1 MiB") >= 1);
     assert_eq!(world.view().active().unwrap().records, 2_000);
@@ -390,6 +390,13 @@ fn only_one_worker_leads_and_another_takes_over_where_it_stops() {
     world.run(SECOND);
     assert_eq!(leaders(&world), second);
     assert!(world.agrees());
+    let counter = world.view().change_counter();
+    world.hung = second;
+    world.run(8 * SECOND);
+    assert!(
+        world.view().change_counter() > counter,
+        "what a leader left undone is announced"
+    );
 }
 
 #[test]
@@ -488,4 +495,67 @@ fn another_way_of_keeping_bindings_begins_anew_with_the_cache_that_is_there() {
     world.synchronisers = vec![super::Synchroniser::new(settings(Candidate::Singleton), 6)];
     world.run(Duration::from_mins(1));
     assert!(world.agrees());
+}
+
+#[test]
+fn a_registry_that_cannot_answer_the_head_alone_is_followed_from_its_beginning() {
+    let mut demand = settings(Candidate::Singleton);
+    demand.preload = false;
+    demand.page_limit = 1;
+    let mut world = World::new(vec![demand]).with_devices(200);
+    world.registry.is_old = true;
+    world.step();
+    let skew = Duration::from_mins(5);
+    let view = world.view();
+    assert_eq!(view.availability(), Ok(()));
+    assert_eq!(
+        view.freshness(world.now, skew),
+        Err(Unavailable::Loading),
+        "not at the head yet"
+    );
+    world.run(5 * SECOND);
+    assert!(world.age() < 5 * SECOND);
+    assert_eq!(world.view().active().unwrap().position, 200);
+}
+
+#[test]
+fn an_answer_that_promises_more_and_does_not_go_on_is_refused() {
+    let mut world = World::one().with_devices(10);
+    world.run(SECOND);
+    let before = world.registry.cursor(10);
+    world.registry.set(3, Suspended);
+    let after = world.registry.cursor(11);
+    let more = ("\"more\":false".into(), "\"more\":true".into());
+    world.network = Network::Replaced(vec![(after, before), more]);
+    world.run(SECOND);
+    assert!(world.logged("does not go on") > 0);
+    assert_eq!(world.state(3), Some(Active));
+}
+
+#[test]
+fn a_revocation_in_a_history_that_is_still_being_read_is_announced() {
+    let mut world = World::one().with_devices(3_000);
+    world.run(SECOND);
+    let mut restored = Registry::new("f2");
+    restored.set(0, Active);
+    restored.set(1, Revoked);
+    for n in 2..2_500 {
+        restored.set(n, Active);
+    }
+    restored.forced_limit = Some(2);
+    let counter = world.view().change_counter();
+    world.registry = restored;
+    while world
+        .view()
+        .loading()
+        .is_none_or(|loading| loading.position < 2)
+    {
+        world.step();
+    }
+    assert_eq!(
+        world.view().change_counter(),
+        counter + 1,
+        "once, and not for each page"
+    );
+    assert_eq!(world.state(1), Some(Revoked));
 }
