@@ -93,7 +93,8 @@ struct Stack {
 
 impl Stack {
     fn new(cli: &Cli) -> Result<Self> {
-        fs::create_dir_all(&cli.folder)?;
+        // Compose wants its build context to be there whatever it is asked to do.
+        fs::create_dir_all(cli.folder.join("context"))?;
         let folder = cli.folder.canonicalize()?;
         let owner = fs::metadata(&folder)?;
         Ok(Self {
