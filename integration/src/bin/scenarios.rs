@@ -56,7 +56,7 @@ async fn main() -> Result<ExitCode> {
             Place::NoSynchroniser | Place::Stale | Place::OnDemand => Ok(()),
         });
         match stage.await {
-            Ok(stage) => run(stage, place, &here, &mut report, short).await,
+            Ok(stage) => Box::pin(run(stage, place, &here, &mut report, short)).await,
             Err(error) => report.end(&format!("the place {place:?} is set up"), Err(error)),
         }
     }

@@ -1,6 +1,7 @@
 //! The first runner: the filter over a fake host, its cache filled by its own synchroniser.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -67,11 +68,10 @@ impl Stage {
         let mut bootstrap = world.bootstrap(place, (1, 40), module, addresses)?;
         let shared = Shared::at(Timestamp::from_unix_seconds(now_seconds()));
         match place {
-            Place::Fleet => synchronise(&shared, &mut bootstrap)?,
-            Place::OnDemand => synchronise(&shared, &mut bootstrap)?,
+            Place::Fleet | Place::OnDemand => synchronise(&shared, &mut bootstrap)?,
             Place::Stale => {
                 synchronise(&shared, &mut bootstrap)?;
-                shared.pass(Duration::from_secs(60));
+                shared.pass(Duration::from_mins(1));
             }
             Place::NoSynchroniser => {}
         }
@@ -265,7 +265,7 @@ fn page(now: Timestamp) -> String {
     });
     let mut text = format!("{header}\n");
     for (device, revision) in devices.iter().zip(1_u64..) {
-        text.push_str(&format!("{}\n", device.record(revision)));
+        let _ = writeln!(text, "{}", device.record(revision));
     }
     text
 }

@@ -1,6 +1,7 @@
 //! The second runner: the compiled module in a real Envoy, real mutual TLS, the real registry.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -179,7 +180,7 @@ impl Stage {
         let identity = self.world.identity(&row.peer)?;
         let client = self.client(row.listener.name(), identity.as_ref())?;
         let before = self.decisions().await?;
-        let answer = self.ask(&client, row, &mark).await;
+        let answer = Box::pin(self.ask(&client, row, &mark)).await;
         self.check(row, answer, &mark)?;
         let moved = moved(&before, &self.decisions().await?);
         match &row.expect {
@@ -223,7 +224,7 @@ impl Stage {
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect::<Vec<_>>();
         if row.face == Face::Http1 {
-            return client.raw(&octets(row, &headers, &trailers)).await;
+            return Box::pin(client.raw(&octets(row, &headers, &trailers))).await;
         }
         let mut ask = Ask {
             method: row.method.to_owned(),
@@ -346,14 +347,14 @@ pub fn medbind_fields(fields: &[(String, String)]) -> Vec<(String, String)> {
 fn octets(row: &Scenario, headers: &[(String, String)], trailers: &[(String, String)]) -> Vec<u8> {
     let mut text = format!("{} {} HTTP/1.1\r\nhost: {EDGE}\r\n", row.method, row.path);
     for (name, value) in headers {
-        text.push_str(&format!("{name}: {value}\r\n"));
+        let _ = write!(text, "{name}: {value}\r\n");
     }
     if trailers.is_empty() {
         text.push_str("content-length: 2\r\n\r\nok");
     } else {
         text.push_str("transfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n");
         for (name, value) in trailers {
-            text.push_str(&format!("{name}: {value}\r\n"));
+            let _ = write!(text, "{name}: {value}\r\n");
         }
         text.push_str("\r\n");
     }

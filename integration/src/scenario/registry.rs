@@ -1,5 +1,6 @@
 //! The real registry, run by `medbind serve`, with the operator's hand on it.
 
+use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,7 +20,7 @@ use crate::tools::{Tools, present};
 use crate::wait::until;
 
 /// How long a registry may take to start.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_mins(1);
 
 /// A registry. Dropping it ends it.
 pub struct Registry {
@@ -107,7 +108,7 @@ impl Registry {
                 "device": device.id, "code": code, "secret_hash": secret.hash(), "class": CLASS,
                 "pins": device.pins(), "expires_at": device.expired.then_some(ENDED),
             });
-            lines.push_str(&format!("{line}\n"));
+            let _ = writeln!(lines, "{line}");
             claims.push((
                 device,
                 json!({

@@ -1,8 +1,7 @@
 //! How did it go?
 
-use std::time::Instant;
-
 use anyhow::Error;
+use tokio::time::Instant;
 
 /// What became of each scenario, printed as it comes.
 #[derive(Debug)]

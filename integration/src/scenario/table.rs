@@ -72,6 +72,7 @@ fn permits() -> Vec<Scenario> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn denies() -> Vec<Scenario> {
     use DenyCode::{
         AmbiguousDeviceIdentity, BindingExpired, BindingRevoked, BindingSuspended,
@@ -110,7 +111,7 @@ fn denies() -> Vec<Scenario> {
         .with(|spec| {
             spec.sans = (0..500)
                 .map(|n| San::Dns(format!("n{n}.example")))
-                .collect()
+                .collect();
         })
         .deny(MalformedCertificate)
         .short(),

@@ -80,7 +80,7 @@ impl World {
         let Addresses { registry, upstream } = addresses;
         let mut bootstrap = self.site.bootstrap(module, registry, upstream)?;
         self.equip(&mut bootstrap, line)?;
-        self.settle(&mut bootstrap, place)?;
+        Self::settle(&mut bootstrap, place)?;
         let edge = bootstrap.listener("edge")?.clone();
         for listener in Listener::ALL {
             if listener != Listener::Edge {
@@ -142,7 +142,7 @@ impl World {
         )
     }
 
-    fn settle(&self, bootstrap: &mut Bootstrap, place: Place) -> Result<()> {
+    fn settle(bootstrap: &mut Bootstrap, place: Place) -> Result<()> {
         match place {
             Place::Fleet => {}
             Place::NoSynchroniser => remove(bootstrap.value_mut(), "bootstrap_extensions"),
