@@ -77,18 +77,19 @@ pub enum Readiness {
 
 /// Answers the readiness path: 200 `{"ready":true}`, or 503 with code and reason.
 pub fn readiness(host: &impl Host, readiness: Readiness) -> Result<(), HostError> {
-    let not_ready = |code: DenyCode, reason: String| {
-        let body = serde_json::json!({"ready": false, "code": code.as_str(), "reason": reason});
+    let not_ready = |code: DenyCode, reason: &str| {
+        let body = format!(r#"{{"ready":false,"code":"{code}","reason":"{reason}"}}"#);
         (503, body)
     };
     let (status, body) = match readiness {
-        Readiness::Ready => (200, serde_json::json!({"ready": true})),
+        Readiness::Ready => (200, r#"{"ready":true}"#.to_owned()),
+        // No reason holds what JSON would have to escape: a test says so.
         Readiness::Unavailable(reason) => {
-            not_ready(DenyCode::BindingsUnavailable, reason.to_string())
+            not_ready(DenyCode::BindingsUnavailable, &reason.to_string())
         }
         Readiness::Stale { age_seconds } => not_ready(
             DenyCode::BindingsStale,
-            format!("the registry was last heard {age_seconds} s ago"),
+            &format!("the registry was last heard {age_seconds} s ago"),
         ),
     };
     host.send_response(&LocalReply::Http {
@@ -97,13 +98,32 @@ pub fn readiness(host: &impl Host, readiness: Readiness) -> Result<(), HostError
             ("content-type", "application/json"),
             ("cache-control", "no-store"),
         ],
-        body: body.to_string().as_bytes(),
+        body: body.as_bytes(),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_reason_stands_in_json_as_it_is() {
+        for reason in [
+            Unavailable::NoSynchroniser,
+            Unavailable::Loading,
+            Unavailable::OverCapacity,
+            Unavailable::UnknownRecord,
+            Unavailable::Corrupt,
+            Unavailable::Clock,
+            Unavailable::Busy,
+        ] {
+            let text = reason.to_string();
+            assert!(
+                !text.contains(['"', '\\']) && !text.contains(char::is_control),
+                "{text}"
+            );
+        }
+    }
 
     #[test]
     fn retry_after_is_spread_over_the_range_and_never_leaves_it() {
