@@ -159,6 +159,19 @@ impl Authority {
         })
     }
 
+    /// A CA whose certificate and key are kept as PEM; a root.
+    pub fn from_pem(certificate: &str, key: &str) -> Result<Self> {
+        let der = CertificateDer::from_pem_slice(certificate.as_bytes())
+            .context("the CA's certificate is not PEM")?;
+        let key = KeyPair::from_pem(key).context("the CA's key is not PKCS #8 PEM")?;
+        Ok(Self {
+            common_name: String::new(),
+            issuer: Issuer::from_ca_cert_der(&der, key)?,
+            der,
+            above: Vec::new(),
+        })
+    }
+
     /// A new CA that this one signed.
     pub fn intermediate(&self, common_name: &str) -> Result<Self> {
         let key = KeyPair::generate()?;

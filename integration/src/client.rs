@@ -187,7 +187,7 @@ impl Client {
         stream.write_all(octets).await?;
         stream.flush().await?;
         let mut received = Vec::new();
-        let mut buffer = [0; 16 * 1024];
+        let mut buffer = vec![0; 16 * 1024];
         timeout(LIMIT, async {
             loop {
                 if let Some(answer) = Answer::read(&received) {

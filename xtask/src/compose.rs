@@ -56,11 +56,7 @@ pub fn run(args: &ComposeArgs) -> Result<ExitCode> {
         None => base()?,
     };
     module::build(&[Module::Deployed])?;
-    programs::build(&[
-        ("medbind-cli", "medbind"),
-        ("medbind-integration", "medbind-party"),
-        ("medbind-integration", "compose"),
-    ])?;
+    programs::build(&["medbind", "medbind-party", "compose"])?;
     let status = programs::harness("compose", &args.envoy)?
         .arg("--folder")
         .arg(workspace::target().join("compose"))

@@ -17,11 +17,14 @@ pub fn cargo(subcommand: &str) -> Command {
     command
 }
 
-/// Builds programs of the workspace: pairs of package and binary.
-pub fn build(programs: &[(&str, &str)]) -> Result<()> {
+/// Builds programs of the workspace: named by their binaries.
+pub fn build(programs: &[&str]) -> Result<()> {
     let mut command = cargo("build");
-    for (package, program) in programs {
-        command.args(["--package", package, "--bin", program]);
+    // The whole workspace, so that dependencies have the features that its tests gave them, and are
+    // not built again.
+    command.arg("--workspace");
+    for program in programs {
+        command.args(["--bin", program]);
     }
     shell::run(&mut command)
 }
@@ -49,7 +52,7 @@ pub fn demo(envoy: &EnvoyArgs, keep: bool) -> Result<ExitCode> {
     shell::say("Getting ready: Envoy, the module, the medbind command");
     envoy.binary()?;
     module::build(&[Module::Deployed])?;
-    build(&[("medbind-cli", "medbind"), ("medbind-integration", "demo")])?;
+    build(&["medbind", "demo"])?;
     let mut demo = harness("demo", envoy)?;
     if keep {
         demo.arg("--keep");

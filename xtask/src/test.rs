@@ -218,10 +218,7 @@ fn run_step(step: Step, args: &TestArgs, tally: &mut Tally) -> Result<()> {
         }
         Step::Scenarios => {
             module::build(&[Module::Deployed, Module::Trap])?;
-            programs::build(&[
-                ("medbind-cli", "medbind"),
-                ("medbind-integration", "scenarios"),
-            ])?;
+            programs::build(&["medbind", "scenarios"])?;
             scenarios(&args.envoy, args, false, tally)?;
             if args.envoy.envoy.is_none() && args.scenario.is_none() {
                 // The other lines of Envoy: the short table, or all of it.
