@@ -1,13 +1,11 @@
 //! Whose device is it? The binding between a device and an account.
 
-use core::fmt;
 use core::num::NonZeroU32;
-use core::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
-use crate::hex;
 use crate::identity::DeviceId;
+use crate::text::{checked_text, serde_as_text, sha256_as_text};
 use crate::time::Timestamp;
 
 /// The longest account or class name, in octets.
@@ -90,61 +88,13 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= MAX_NAME_OCTETS && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
-macro_rules! name {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(Box<str>);
-
-        impl $name {
-            /// The text: 1 to 128 octets of visible ASCII.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = NameError;
-
-            fn from_str(text: &str) -> Result<Self, NameError> {
-                if is_name(text) { Ok(Self(text.into())) } else { Err(NameError) }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}({})", stringify!($name), self.0)
-            }
-        }
-
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(&self.0)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-                text.parse().map_err(de::Error::custom)
-            }
-        }
-    };
+checked_text! {
+    /// An account, as the registry names it: 1 to 128 octets of visible ASCII.
+    AccountId, is_name, NameError
 }
-
-name! {
-    /// An account, as the registry names it.
-    AccountId
-}
-name! {
-    /// What kind of device it is (`infusion_pump`, `cgm`).
-    DeviceClass
+checked_text! {
+    /// What kind of device it is (`infusion_pump`, `cgm`): 1 to 128 octets of visible ASCII.
+    DeviceClass, is_name, NameError
 }
 
 /// Which ownership of a device this is, from 1; each claim and transfer counts it up.
@@ -185,40 +135,8 @@ pub enum PinError {
     TooMany,
 }
 
-impl FromStr for Pin {
-    type Err = PinError;
-
-    fn from_str(text: &str) -> Result<Self, PinError> {
-        hex::decode(text.as_bytes())
-            .map(Self)
-            .ok_or(PinError::NotHex)
-    }
-}
-
-impl fmt::Display for Pin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}", base16ct::HexDisplay(&self.0))
-    }
-}
-
-impl fmt::Debug for Pin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Pin({self})")
-    }
-}
-
-impl Serialize for Pin {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Pin {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
-    }
-}
+sha256_as_text!(Pin, PinError, PinError::NotHex);
+serde_as_text!(Pin);
 
 /// The pins of a binding: 0 to 8.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

@@ -1,8 +1,5 @@
 //! What did the peer present? One X.509 certificate, read strictly, once.
 
-use core::fmt;
-use core::str::FromStr;
-
 use const_oid::ObjectIdentifier;
 use const_oid::db::rfc4519::{COMMON_NAME, SERIAL_NUMBER};
 use const_oid::db::rfc5280::{
@@ -21,6 +18,7 @@ use x509_cert::time::{Time, Validity};
 
 use crate::binding::Pin;
 use crate::signature::{KeyType, SignatureAlgorithm};
+use crate::text::sha256_as_text;
 use crate::time::Timestamp;
 use crate::{hex, pem, strict};
 
@@ -157,25 +155,11 @@ impl CertificateDigest {
     }
 }
 
-impl FromStr for CertificateDigest {
-    type Err = CertificateDigestError;
-
-    fn from_str(text: &str) -> Result<Self, CertificateDigestError> {
-        Self::from_hex(text.as_bytes())
-    }
-}
-
-impl fmt::Display for CertificateDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}", base16ct::HexDisplay(&self.0))
-    }
-}
-
-impl fmt::Debug for CertificateDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CertificateDigest({self})")
-    }
-}
+sha256_as_text!(
+    CertificateDigest,
+    CertificateDigestError,
+    CertificateDigestError
+);
 
 /// The value of a subject attribute that may be an identity.
 ///

@@ -7,10 +7,9 @@
 use core::fmt;
 use core::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest, Sha256};
 
-use crate::hex;
+use crate::text::{debug_as_text, serde_as_text, sha256_as_text};
 
 /// The 32 symbols by value, then the five that only a check symbol may be.
 const SYMBOLS: &[u8; 37] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ*~$=U";
@@ -162,24 +161,8 @@ impl fmt::Display for ClaimCode {
     }
 }
 
-impl fmt::Debug for ClaimCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ClaimCode({self})")
-    }
-}
-
-impl Serialize for ClaimCode {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for ClaimCode {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
-    }
-}
+debug_as_text!(ClaimCode);
+serde_as_text!(ClaimCode);
 
 /// The claim secret: proves possession, used once. 20 symbols, 100 bits.
 ///
@@ -253,40 +236,8 @@ pub struct ClaimSecretHash(pub [u8; 32]);
 #[error("a secret_hash is 64 lower-case hex digits")]
 pub struct ClaimSecretHashError;
 
-impl FromStr for ClaimSecretHash {
-    type Err = ClaimSecretHashError;
-
-    fn from_str(text: &str) -> Result<Self, ClaimSecretHashError> {
-        hex::decode(text.as_bytes())
-            .map(Self)
-            .ok_or(ClaimSecretHashError)
-    }
-}
-
-impl fmt::Display for ClaimSecretHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}", base16ct::HexDisplay(&self.0))
-    }
-}
-
-impl fmt::Debug for ClaimSecretHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ClaimSecretHash({self})")
-    }
-}
-
-impl Serialize for ClaimSecretHash {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for ClaimSecretHash {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
-    }
-}
+sha256_as_text!(ClaimSecretHash, ClaimSecretHashError, ClaimSecretHashError);
+serde_as_text!(ClaimSecretHash);
 
 #[cfg(test)]
 mod tests {

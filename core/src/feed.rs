@@ -5,14 +5,13 @@
 //! of these rules is refused whole and asked for again. A single *record* that cannot be read does
 //! not stop the feed: see [`FeedRecord`].
 
-use core::fmt;
-use core::str::FromStr;
 use std::borrow::Cow;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize};
 
 use crate::binding::{AccountId, Binding, BindingState, DeviceClass, Epoch, Pins};
 use crate::identity::DeviceId;
+use crate::text::checked_text;
 use crate::time::Timestamp;
 
 /// The feed's major version, which both ends name. Within it unknown fields are ignored.
@@ -31,68 +30,24 @@ pub const MAX_TOKEN_OCTETS: usize = 256;
 #[error("expected 1 to 256 letters, digits and -._~")]
 pub struct FeedTokenError;
 
-macro_rules! token {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
-        ///
-        /// 1 to 256 letters, digits and `-._~` (RFC 3986, 2.3), so it stands in a query as it is.
-        #[derive(Clone, PartialEq, Eq, Hash)]
-        pub struct $name(Box<str>);
-
-        impl $name {
-            /// The text.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = FeedTokenError;
-
-            fn from_str(text: &str) -> Result<Self, FeedTokenError> {
-                let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
-                if text.is_empty() || text.len() > MAX_TOKEN_OCTETS || !text.bytes().all(plain) {
-                    return Err(FeedTokenError);
-                }
-                Ok(Self(text.into()))
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}({})", stringify!($name), self.0)
-            }
-        }
-
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(&self.0)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = <Cow<'de, str>>::deserialize(deserializer)?;
-                text.parse().map_err(de::Error::custom)
-            }
-        }
-    };
+/// 1 to 256 letters, digits and `-._~` (RFC 3986, 2.3), so it stands in a query as it is.
+fn is_token(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+    !text.is_empty() && text.len() <= MAX_TOKEN_OCTETS && text.bytes().all(plain)
 }
 
-token! {
+checked_text! {
     /// Names one history of a registry. A registry that was restored and went on differently is
     /// another history.
-    FeedId
+    ///
+    /// 1 to 256 letters, digits and `-._~` (RFC 3986, 2.3), so it stands in a query as it is.
+    FeedId, is_token, FeedTokenError
 }
-token! {
+checked_text! {
     /// A place in a history, made by the registry and opaque to everybody else.
-    Cursor
+    ///
+    /// 1 to 256 letters, digits and `-._~` (RFC 3986, 2.3), so it stands in a query as it is.
+    Cursor, is_token, FeedTokenError
 }
 
 /// The first line of every answer of the feed.

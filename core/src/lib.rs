@@ -53,6 +53,7 @@ pub mod sync;
 pub mod tag;
 #[cfg(all(test, feature = "verify"))]
 mod testing;
+mod text;
 pub mod time;
 pub mod trace;
 pub mod units;
