@@ -7,15 +7,11 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::EnvoyArgs;
+use crate::host::Host;
 use crate::module::{self, Module};
 use crate::programs;
 use crate::shell;
 use crate::workspace;
-
-/// The base image, where it can be had.
-const BASE: &str = "debian:bookworm-slim";
-/// The base image that is made here where none can be had.
-const OWN_BASE: &str = "medbind/base:bookworm";
 
 /// The options of `cargo xtask compose`.
 #[derive(Args)]
@@ -43,59 +39,107 @@ enum Action {
 
 /// `cargo xtask compose`.
 pub fn run(args: &ComposeArgs) -> Result<ExitCode> {
-    for program in ["docker", "docker-compose"] {
-        if !shell::exists(program) {
-            bail!(
-                "{program} is missing; install Docker and docker-compose, or run: cargo xtask demo"
-            );
-        }
-    }
-    let base = match &args.base {
-        Some(base) => base.clone(),
-        None if args.action == Action::Down => BASE.to_owned(),
-        None => base()?,
+    let mut command = prepare(args.action, args.base.as_deref(), &args.envoy)?;
+    shell::become_program(&mut command)
+}
+
+/// The story across the stack, as a step of the tests.
+pub fn test(envoy: &EnvoyArgs) -> Result<Command> {
+    prepare(Action::Test, None, envoy)
+}
+
+fn prepare(action: Action, base_image: Option<&str>, envoy: &EnvoyArgs) -> Result<Command> {
+    let flavour = Flavour::find()?;
+    let host = Host::read();
+    let (base, mut command) = if action == Action::Down {
+        programs::build(&["compose"])?;
+        (host.base_image(), Command::new(programs::path("compose")))
+    } else {
+        let base = match base_image {
+            Some(base) => base.to_owned(),
+            None => base(&host)?,
+        };
+        module::build(&[Module::Deployed])?;
+        programs::build(&["medbind", "medbind-party", "compose"])?;
+        (base, programs::harness("compose", envoy)?)
     };
-    module::build(&[Module::Deployed])?;
-    programs::build(&["medbind", "medbind-party", "compose"])?;
-    let status = programs::harness("compose", &args.envoy)?
+    command
         .arg("--folder")
         .arg(workspace::target().join("compose"))
-        .args(["--base", &base])
-        .arg(match args.action {
-            Action::Up => "up",
-            Action::Test => "test",
-            Action::Down => "down",
-        })
-        .status()
-        .context("cannot run the Compose stack")?;
-    Ok(if status.success() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+        .args(["--base", &base]);
+    if flavour == Flavour::Plugin {
+        command.arg("--plugin");
+    }
+    command.arg(match action {
+        Action::Up => "up",
+        Action::Test => "test",
+        Action::Down => "down",
+    });
+    Ok(command)
+}
+
+/// Which Compose is here?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flavour {
+    /// `docker-compose`
+    Program,
+    /// `docker compose`
+    Plugin,
+}
+
+impl Flavour {
+    fn find() -> Result<Self> {
+        let plugin = || shell::output(Command::new("docker").args(["compose", "version"])).is_ok();
+        let Some(found) = Self::of(shell::exists("docker-compose"), plugin) else {
+            bail!("Docker Compose is missing: neither docker-compose nor docker compose is here");
+        };
+        // Is the daemon there, and does it let us in?
+        shell::output(Command::new("docker").args(["version", "--format", "{{.Server.Version}}"]))
+            .context("docker is here and its daemon does not answer")?;
+        Ok(found)
+    }
+
+    fn of(program: bool, plugin: impl FnOnce() -> bool) -> Option<Self> {
+        if program {
+            Some(Self::Program)
+        } else {
+            plugin().then_some(Self::Plugin)
+        }
+    }
+}
+
+/// Why the stack cannot run on this machine, in one line.
+pub fn missing() -> Option<String> {
+    let error = Flavour::find().err()?;
+    let text = format!("{error:#}");
+    Some(text.lines().next().unwrap_or_default().to_owned())
 }
 
 /// A base image that is here, can be pulled, or can be made of Debian's packages.
-fn base() -> Result<String> {
+fn base(host: &Host) -> Result<String> {
+    let (image, own) = (host.base_image(), host.own_base_image());
     let is_here = |image: &str| {
         shell::output(Command::new("docker").args(["image", "inspect", image])).is_ok()
     };
-    for image in [BASE, OWN_BASE] {
+    for image in [&image, &own] {
         if is_here(image) {
-            return Ok(image.to_owned());
+            return Ok(image.clone());
         }
     }
     let pulled = shell::run_quietly(
-        &format!("pulling {BASE}"),
-        Command::new("docker").args(["pull", "--quiet", BASE]),
+        &format!("pulling {image}"),
+        Command::new("docker").args(["pull", "--quiet", &image]),
         Duration::from_mins(3),
     );
     if pulled.is_ok() {
-        return Ok(BASE.to_owned());
+        return Ok(image);
     }
+    shell::say(&format!(
+        "    {image} cannot be pulled: making one of Debian's packages"
+    ));
     if !shell::is_root() {
         bail!(
-            "{BASE} cannot be pulled, and only root can make a base image; name one that is here with --base IMAGE"
+            "{image} cannot be pulled, and only root can make a base image; name one that is here with --base IMAGE"
         );
     }
     if !shell::exists("debootstrap") {
@@ -109,19 +153,29 @@ fn base() -> Result<String> {
     shell::run_quietly(
         "making a base image of Debian's packages",
         Command::new("debootstrap")
-            .args(["--variant=minbase", "bookworm"])
+            .args(["--variant=minbase", &host.codename])
             .arg(&folder),
         Duration::from_mins(10),
     )?;
-    let import = format!(
-        "tar -C '{}' -c . | docker import - {OWN_BASE}",
-        folder.display()
-    );
+    let import = format!("tar -C '{}' -c . | docker import - {own}", folder.display());
     shell::run_quietly(
         "importing it",
         Command::new("sh").args(["-c", &import]),
         Duration::from_mins(5),
     )?;
     std::fs::remove_dir_all(&folder)?;
-    Ok(OWN_BASE.to_owned())
+    Ok(own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Flavour;
+
+    #[test]
+    fn the_program_is_taken_before_the_plug_in() {
+        assert_eq!(Flavour::of(true, || true), Some(Flavour::Program));
+        assert_eq!(Flavour::of(true, || false), Some(Flavour::Program));
+        assert_eq!(Flavour::of(false, || true), Some(Flavour::Plugin));
+        assert_eq!(Flavour::of(false, || false), None);
+    }
 }

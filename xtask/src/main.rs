@@ -3,6 +3,7 @@
 
 mod compose;
 mod envoy;
+mod host;
 mod module;
 mod postlink;
 mod programs;

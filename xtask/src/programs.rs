@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::EnvoyArgs;
 use crate::module::{self, Module};
@@ -14,7 +14,19 @@ use crate::workspace;
 pub fn cargo(subcommand: &str) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.arg(subcommand).current_dir(workspace::root());
+    forget_own_package(&mut command);
     command
+}
+
+/// Takes away what cargo says of this package. Build scripts that watch it (ring's) would run
+/// again, and half of the dependencies with them, each time after a build without `cargo xtask`.
+pub fn forget_own_package(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
 }
 
 /// Builds programs of the workspace: named by their binaries.
@@ -57,10 +69,5 @@ pub fn demo(envoy: &EnvoyArgs, keep: bool) -> Result<ExitCode> {
     if keep {
         demo.arg("--keep");
     }
-    let status = demo.status().context("cannot run the demo")?;
-    Ok(if status.success() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    shell::become_program(&mut demo)
 }

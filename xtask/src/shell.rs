@@ -1,7 +1,7 @@
 //! How other programs are run, and how a person sees that something is going on.
 
 use std::io::{IsTerminal, Read};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -72,6 +72,13 @@ pub fn run(command: &mut Command) -> Result<()> {
         bail!("{} ended with {status}", line(command));
     }
     Ok(())
+}
+
+/// Becomes another program: Ctrl-C is for it alone, and so is the last word.
+pub fn become_program(command: &mut Command) -> Result<ExitCode> {
+    use std::os::unix::process::CommandExt as _;
+    let error = command.stdin(Stdio::null()).exec();
+    Err(error).with_context(|| format!("cannot run {}", line(command)))
 }
 
 /// Runs a command and returns what it printed on standard output.

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::EnvoyArgs;
+use crate::compose;
 use crate::envoy::RELEASES;
 use crate::module::{self, Module};
 use crate::programs::{self, cargo};
@@ -49,16 +50,19 @@ enum Step {
     Wasm,
     /// The scenarios in a real Envoy
     Scenarios,
+    /// The story across containers; with --full, or where it is named
+    Compose,
 }
 
 impl Step {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Format,
         Self::Lints,
         Self::Module,
         Self::Native,
         Self::Wasm,
         Self::Scenarios,
+        Self::Compose,
     ];
 
     fn title(self) -> &'static str {
@@ -69,6 +73,7 @@ impl Step {
             Self::Wasm => "core on wasm32",
             Self::Module => "the module",
             Self::Scenarios => "scenarios in a real Envoy",
+            Self::Compose => "the story across containers",
         }
     }
 }
@@ -145,8 +150,10 @@ pub fn run(args: &TestArgs) -> ExitCode {
     for step in Step::ALL {
         let wanted = if args.scenario.is_some() {
             step == Step::Scenarios
+        } else if args.only.is_empty() {
+            step != Step::Compose || args.full
         } else {
-            args.only.is_empty() || args.only.contains(&step)
+            args.only.contains(&step)
         };
         if !wanted {
             continue;
@@ -229,6 +236,14 @@ fn run_step(step: Step, args: &TestArgs, tally: &mut Tally) -> Result<()> {
                     };
                     scenarios(&envoy, args, !args.full, tally)?;
                 }
+            }
+        }
+        Step::Compose => {
+            if let Some(reason) = compose::missing() {
+                shell::say(&format!("    skipped: {reason}"));
+                tally.skipped += 1;
+            } else {
+                counted(&mut compose::test(&args.envoy)?, tally)?;
             }
         }
     }

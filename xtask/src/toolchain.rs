@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::programs;
 use crate::shell;
 use crate::workspace;
 
@@ -85,6 +86,7 @@ impl Toolchain {
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .env_remove("RUSTC_WRAPPER");
+        programs::forget_own_package(&mut command);
         if matches!(self, Self::Debian) {
             command.arg("-Zbuild-std=std,panic_abort");
         }

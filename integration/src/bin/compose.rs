@@ -20,6 +20,10 @@ use serde_json::{Value, json};
 
 /// How long known devices are served without a registry, here: short, so that the story is.
 const MAX_STALE: Duration = Duration::from_secs(5);
+/// The services of `docker-compose.yml`.
+const SERVICES: [&str; 4] = ["registry", "device-service", "edge", "device"];
+/// How many of a container's last lines are shown where it is not well.
+const LAST_LINES: &str = "20";
 /// Where the registry's port is published.
 const REGISTRY: &str = "https://localhost:18443";
 
@@ -32,6 +36,9 @@ struct Cli {
     /// The base image
     #[arg(long)]
     base: String,
+    /// Compose is a plug-in of docker, not a program of its own
+    #[arg(long)]
+    plugin: bool,
     #[command(subcommand)]
     action: Action,
 }
@@ -63,7 +70,7 @@ fn run(cli: &Cli) -> Result<()> {
         Action::Down => stack.down(),
         Action::Up => {
             stack.down()?;
-            stack.start()?;
+            stack.start().inspect_err(|_| stack.report())?;
             println!("the edge listens on https://127.0.0.1:18444, the registry on {REGISTRY}");
             println!(
                 "operator's credentials: {}",
@@ -74,9 +81,10 @@ fn run(cli: &Cli) -> Result<()> {
         }
         Action::Test => {
             stack.down()?;
+            take_down_when_told(cli)?;
             let told = stack.start().and_then(|()| tell(&stack));
             if told.is_err() {
-                let _ = stack.compose(&["logs", "--tail", "40"]).status();
+                stack.report();
             }
             stack.down()?;
             told
@@ -84,9 +92,36 @@ fn run(cli: &Cli) -> Result<()> {
     }
 }
 
+/// Ctrl-C and SIGTERM leave nothing behind either.
+fn take_down_when_told(cli: &Cli) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let stack = Stack::new(cli)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    std::thread::spawn(move || {
+        let told = runtime.block_on(async {
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            let mut terminate = signal(SignalKind::terminate())?;
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            std::io::Result::Ok(())
+        });
+        if told.is_ok() {
+            say("taking it down");
+            let _ = stack.down();
+            std::process::exit(130);
+        }
+    });
+    Ok(())
+}
+
 struct Stack {
     folder: PathBuf,
     base: String,
+    plugin: bool,
     tools: Tools,
     user: String,
 }
@@ -101,6 +136,7 @@ impl Stack {
             user: format!("{}:{}", owner.uid(), owner.gid()),
             folder,
             base: cli.base.clone(),
+            plugin: cli.plugin,
             tools: Tools::find()?,
         })
     }
@@ -110,7 +146,18 @@ impl Stack {
     }
 
     fn compose(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("docker-compose");
+        let mut command = if self.plugin {
+            let mut command = Command::new("docker");
+            command.arg("compose");
+            command
+        } else {
+            let mut command = Command::new("docker-compose");
+            // The classic builder: the old Compose needs it where BuildKit is absent.
+            command
+                .env("DOCKER_BUILDKIT", "0")
+                .env("COMPOSE_DOCKER_CLI_BUILD", "0");
+            command
+        };
         command
             .args(["--project-name", "medbind", "--file"])
             .arg(root().join("integration/docker-compose.yml"))
@@ -119,9 +166,6 @@ impl Stack {
             .env("MEDBIND_SITE", self.folder.join("site"))
             .env("MEDBIND_BASE", &self.base)
             .env("MEDBIND_USER", &self.user)
-            // The classic builder: BuildKit is not everywhere.
-            .env("DOCKER_BUILDKIT", "0")
-            .env("COMPOSE_DOCKER_CLI_BUILD", "0")
             .stdin(Stdio::null());
         command
     }
@@ -214,16 +258,75 @@ impl Stack {
             &format!("{service} is healthy"),
             Duration::from_mins(1),
             || {
-                let id = output(&mut self.compose(&["ps", "--quiet", service]))?;
-                let state = output(Command::new("docker").args([
-                    "inspect",
-                    "--format",
-                    "{{.State.Health.Status}}",
-                    id.trim(),
-                ]))?;
-                Ok(state.trim() == "healthy")
+                let state = self.inspect(service)?["State"].take();
+                ensure!(
+                    matches!(state["Status"].as_str(), Some("created" | "running")),
+                    "the container is {}, with exit status {}",
+                    state["Status"],
+                    state["ExitCode"]
+                );
+                Ok(state["Health"]["Status"] == "healthy")
             },
         )
+    }
+
+    /// What docker knows of a service's container.
+    fn inspect(&self, service: &str) -> Result<Value> {
+        let id = self.container(service)?;
+        let inspected = output(Command::new("docker").args(["inspect", &id]))?;
+        let mut inspected: Value = serde_json::from_str(&inspected)?;
+        Ok(inspected[0].take())
+    }
+
+    fn container(&self, service: &str) -> Result<String> {
+        let ids = output(&mut self.compose(&["ps", "--all", "--quiet", service]))?;
+        let id = ids.lines().next();
+        Ok(id
+            .with_context(|| format!("{service} has no container"))?
+            .to_owned())
+    }
+
+    /// Shows how each service is.
+    fn report(&self) {
+        for service in SERVICES {
+            self.report_one(service);
+        }
+    }
+
+    /// Shows how a service is: its state, what its last health check said, its last lines.
+    fn report_one(&self, service: &str) {
+        let Ok(inspected) = self.inspect(service) else {
+            anstream::eprintln!("\x1b[1m{service}\x1b[0m has no container");
+            return;
+        };
+        let state = &inspected["State"];
+        anstream::eprintln!(
+            "\x1b[1m{service}\x1b[0m is {}, exit status {}",
+            state["Status"].as_str().unwrap_or("?"),
+            state["ExitCode"]
+        );
+        let checks = state["Health"]["Log"].as_array();
+        if let Some(last) = checks.and_then(|checks| checks.last()) {
+            let words = inspected["Config"]["Healthcheck"]["Test"].as_array();
+            let words = words.into_iter().flatten().filter_map(Value::as_str);
+            anstream::eprintln!(
+                "  health check: {}\n    exit status {}: {}",
+                words.skip(1).collect::<Vec<_>>().join(" "),
+                last["ExitCode"],
+                last["Output"].as_str().unwrap_or_default().trim()
+            );
+        }
+        let logs = self.container(service).and_then(|id| {
+            let mut logs = Command::new("docker");
+            Ok(logs.args(["logs", "--tail", LAST_LINES, &id]).output()?)
+        });
+        if let Ok(logs) = logs {
+            let said = [logs.stdout, logs.stderr].concat();
+            anstream::eprintln!("  its last lines:");
+            for line in String::from_utf8_lossy(&said).lines() {
+                anstream::eprintln!("    {line}");
+            }
+        }
     }
 
     /// The operator's command, from this machine.

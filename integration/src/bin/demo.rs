@@ -42,11 +42,28 @@ struct Arguments {
     keep: bool,
 }
 
+/// The exit status after Ctrl-C in the middle of the story, as shells have it: 128 and the signal.
+const INTERRUPTED: u8 = 130;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(&arguments).await {
-        Ok(()) => ExitCode::SUCCESS,
+    let told = tokio::select! {
+        told = tell(&arguments) => told,
+        // What runs beside us ends with the story, which is dropped here.
+        () = told_to_end() => return ExitCode::from(INTERRUPTED),
+    };
+    match told {
+        Ok(story) => {
+            if arguments.keep {
+                told_to_end().await;
+            }
+            drop(story);
+            if arguments.keep {
+                anstream::println!("\nEverything is ended.");
+            }
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             anstream::eprintln!("\n\x1b[1;31merror:\x1b[0m {error:#}");
             ExitCode::FAILURE
@@ -54,7 +71,22 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(arguments: &Arguments) -> Result<()> {
+/// Ctrl-C or SIGTERM. From the first call on neither ends this program by itself.
+async fn told_to_end() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let wait = |kind| async move {
+        match signal(kind) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = wait(SignalKind::interrupt()) => {}
+        () = wait(SignalKind::terminate()) => {}
+    }
+}
+
+async fn tell(arguments: &Arguments) -> Result<Story> {
     let start = Instant::now();
     let mut story = Story::set_up().await?;
     story.provisioned()?;
@@ -67,11 +99,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
     story.registry_killed().await?;
     story.explained()?;
     story.close(arguments.keep, start.elapsed());
-    if arguments.keep {
-        tokio::signal::ctrl_c().await?;
-        anstream::println!();
-    }
-    Ok(())
+    Ok(story)
 }
 
 /// A length of time as a person reads it.
