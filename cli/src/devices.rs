@@ -184,7 +184,17 @@ fn fields(record: &Value) -> String {
         .flat_map(|map| map.keys())
         .collect();
     let width = names.iter().map(|name| name.len()).max().unwrap_or(0);
-    let order = ["device", "state", "account", "class", "epoch"];
+    let order = [
+        "device",
+        "state",
+        "account",
+        "class",
+        "epoch",
+        "changed_at",
+        "change",
+        "changed_by",
+        "reason",
+    ];
     let first = order.into_iter().filter(|name| record.get(name).is_some());
     let rest = names.iter().map(|name| name.as_str());
     let rest = rest.filter(|name| !order.contains(name));

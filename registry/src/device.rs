@@ -42,6 +42,20 @@ pub struct DeviceRecord {
     pub changed_at: Timestamp,
 }
 
+/// The answer to `GET /v1/devices/{device}`: the device, and who changed it last, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceShown {
+    /// The device.
+    #[serde(flatten)]
+    pub record: DeviceRecord,
+    /// What was done: `enrol`, `claim`, `suspend`, `resume`, `revoke`, `release`, `pin`.
+    pub change: Option<String>,
+    /// Who did it, as in `operator:ann`.
+    pub changed_by: Option<String>,
+    /// Why, where a reason was given.
+    pub reason: Option<String>,
+}
+
 /// A page of `GET /v1/devices`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceList {
@@ -218,6 +232,33 @@ impl Device {
         .as_ref()
         .map(Self::from_row)
         .transpose()
+    }
+
+    /// As an operator sees it who looks at it alone.
+    pub async fn into_shown(
+        self,
+        connection: &mut SqliteConnection,
+    ) -> Result<DeviceShown, StoreError> {
+        let revision =
+            i64::try_from(self.binding.revision).map_err(|_| StoreError::Corrupt("a revision"))?;
+        // An entry covers a range of revisions, and no two overlap.
+        let entry: Option<(String, String, Option<String>)> = sqlx::query_as(
+            "SELECT action, actor, reason FROM audit WHERE last_revision >= ?1 \
+             AND first_revision <= ?1 ORDER BY last_revision LIMIT 1",
+        )
+        .bind(revision)
+        .fetch_optional(connection)
+        .await?;
+        let (change, changed_by, reason) = match entry {
+            Some((action, actor, reason)) => (Some(action), Some(actor), reason),
+            None => (None, None, None),
+        };
+        Ok(DeviceShown {
+            record: self.into_record(),
+            change,
+            changed_by,
+            reason,
+        })
     }
 
     /// As operators see it.

@@ -23,7 +23,7 @@ mod store;
 
 pub use config::Config;
 pub use data_dir::{DATABASE_FILE, DataDirError, Made};
-pub use device::{DeviceList, DeviceRecord, Released};
+pub use device::{DeviceList, DeviceRecord, DeviceShown, Released};
 pub use import::ImportLine;
 pub use routes::{Access, table};
 pub use server::{Running, StartError, start};

@@ -14,7 +14,9 @@ use serde::Deserialize;
 use sqlx::{QueryBuilder, Sqlite};
 
 use crate::change::{Action, Cause, Changed, Claim, Claimed};
-use crate::device::{Device, DeviceList, DeviceRecord, Released, binding_columns, device_columns};
+use crate::device::{
+    Device, DeviceList, DeviceRecord, DeviceShown, Released, binding_columns, device_columns,
+};
 use crate::problem::Problem;
 use crate::routes::{App, Asked, Caller, Named, Sent};
 use crate::store::{Store, StoreError};
@@ -179,11 +181,12 @@ pub(crate) async fn claim(
 pub(crate) async fn show(
     State(app): State<App>,
     Named(device): Named,
-) -> Result<Json<DeviceRecord>, Problem> {
-    let mut connection = app.store.read().await?;
-    let found = Device::find(&mut connection, &device).await?;
+) -> Result<Json<DeviceShown>, Problem> {
+    // One view, so that the change that is told is the device's.
+    let mut tx = app.store.read_consistently().await?;
+    let found = Device::find(&mut tx, &device).await?;
     let found = found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "unknown_device"))?;
-    Ok(Json(found.into_record()))
+    Ok(Json(found.into_shown(&mut tx).await?))
 }
 
 /// The query of `GET /v1/devices`.

@@ -422,6 +422,40 @@ async fn actions_are_one_change_each_and_revoked_is_final() {
 }
 
 #[tokio::test]
+async fn a_device_that_is_looked_at_tells_who_changed_it_last_and_why() {
+    let registry = Registry::new().await;
+    let operator = registry.operator();
+    // Two batches, so that an entry of the audit that covers several devices stands before others.
+    operator.enrol(&common::devices(1..4)).await;
+    operator.enrol(&common::devices(4..6)).await;
+    let told = |shown: &serde_json::Value| {
+        let text = |name: &str| shown[name].as_str().map(str::to_owned);
+        (text("change"), text("changed_by"), text("reason"))
+    };
+    let by = || Some("operator:operator".to_owned());
+    let expected = |change: &str, reason: Option<&str>| {
+        (Some(change.to_owned()), by(), reason.map(str::to_owned))
+    };
+    for number in [1, 3, 4, 5] {
+        let (_, shown) = operator.get(&format!("/v1/devices/acme:SN{number}")).await;
+        assert_eq!(told(&shown), expected("enrol", None), "{number}");
+    }
+    operator
+        .claim(&device(2).code(), &device(2).secret(), "acc-1")
+        .await;
+    let why = json!({"reason": "reported lost"});
+    operator.post("/v1/devices/acme:SN3/suspend", &why).await;
+    for (number, change, reason) in [
+        (1, "enrol", None),
+        (2, "claim", None),
+        (3, "suspend", Some("reported lost")),
+    ] {
+        let (_, shown) = operator.get(&format!("/v1/devices/acme:SN{number}")).await;
+        assert_eq!(told(&shown), expected(change, reason), "{number}");
+    }
+}
+
+#[tokio::test]
 async fn a_list_is_paged_and_filtered() {
     let registry = Registry::new().await;
     let operator = registry.operator();
