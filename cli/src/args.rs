@@ -28,8 +28,8 @@ Environment:
 
 /// Edge authentication for medical devices: a device's certificate leads to its account.
 ///
-/// `serve` runs the registry, which knows the devices, their accounts and their claims. `ca init`
-/// and `provision` make devices; `enrol`, `claim`, `suspend`, `resume`, `revoke`, `release` and
+/// `serve` runs the registry, which knows the devices, their accounts and their claims. `edge init`
+/// sets an Envoy up. `ca init` and `provision` make devices; `enrol`, `claim`, `suspend`, `resume`, `revoke`, `release` and
 /// `pin` change what the registry holds, `show`, `list` and `export` read it. `check` reads
 /// configurations of the guard as the guard does, and `explain` tells why it decides as it does.
 #[derive(Debug, Parser)]
@@ -84,9 +84,12 @@ pub enum Command {
         after_long_help = "Examples:\n  medbind serve --data-dir /var/lib/medbind\n  medbind serve --data-dir data --listen 0.0.0.0:8443 --server-name registry.example\n  medbind serve --data-dir data --listen 127.0.0.1:0 --json   # the port stands in the answer"
     )]
     Serve(Serve),
-    /// Keep a private device CA
+    /// Keep a private device CA, and the infrastructure's certificates
     #[command(subcommand)]
     Ca(Ca),
+    /// Set an Envoy up
+    #[command(subcommand)]
+    Edge(Edge),
     /// Make a device: key, certificate, claim code and secret, label
     #[command(
         long_about = "Make a device: key pair, certificate, claim code and claim secret, and a label with a QR code.\n\nEach device gets a directory of its own below --out with key.pem, cert.pem, chain.pem, label.svg, label.png and device.json. device.json is the line for `medbind enrol`: it holds the hash of the claim secret, never the secret. The secret is shown once, here and on the label.\n\nWith --csr the device keeps its key to itself: its request is signed. With --renew only a new certificate is made, for a device that is enrolled already: its binding hangs on its identity and stays."
@@ -208,6 +211,104 @@ pub enum Ca {
         after_long_help = "Examples:\n  medbind ca init device-ca --namespace acme\n  medbind ca init device-ca --namespace acme --intermediate --validity 30y\n  medbind ca init device-ca --namespace acme \\\n      --source san.hardware_module_name --hw-type 1.3.6.1.4.1.32473.1"
     )]
     Init(CaInit),
+    /// Make a certificate of the infrastructure: for a server, an edge or an operator
+    #[command(
+        long_about = "Make a certificate of the infrastructure: for a server, an edge or an operator.\n\nThe infrastructure CA is the one that `medbind serve` made at its first start. What it signs for an edge can read the registry's feed and nothing else; what it signs for an operator can do everything; what it signs for a server answers for names. With --renew certificate and key in DIR are replaced by new ones for the same names or the same role."
+    )]
+    #[command(
+        after_long_help = "Examples:\n  medbind ca issue device-service --ca registry/infra-ca --server device-service.example\n  medbind ca issue edge-2 --ca registry/infra-ca --edge edge-2\n  medbind ca issue ann --ca registry/infra-ca --operator ann --validity 90d\n  medbind ca issue ann --ca registry/infra-ca --renew"
+    )]
+    Issue(CaIssue),
+}
+
+/// `medbind ca issue`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("whom").required(true).args(["servers", "edge", "operator", "renew"]))]
+pub struct CaIssue {
+    /// The new directory for cert.pem, key.pem and ca.pem
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// The infrastructure CA's directory: DATA_DIR/infra-ca
+    #[arg(long, value_name = "DIR")]
+    pub ca: PathBuf,
+    /// For a server of this DNS name or IP address; may be given several times
+    #[arg(long = "server", value_name = "NAME")]
+    pub servers: Vec<String>,
+    /// For an edge of this name
+    #[arg(long, value_name = "NAME")]
+    pub edge: Option<String>,
+    /// For an operator of this name, which stands in the audit
+    #[arg(long, value_name = "NAME")]
+    pub operator: Option<String>,
+    /// Replace certificate and key in DIR, for whom they were made
+    #[arg(long)]
+    pub renew: bool,
+    /// How long it is valid: 825d, 12h
+    #[arg(long, value_name = "SPAN", default_value = "825d")]
+    pub validity: String,
+}
+
+/// `medbind edge`.
+#[derive(Debug, Subcommand)]
+pub enum Edge {
+    /// Make an edge's directory: http.yaml for Envoy, and every file that it names
+    #[command(
+        long_about = "Make an edge's directory: http.yaml for Envoy, and every file that it names.\n\nhttp.yaml is the shipped envoy/http.yaml, with its comments, this edge's name, your device CA and the addresses of registry and service filled in. Beside it stand the module, the device CA's certificate, a server certificate for --name (put your own in its place if devices trust another CA), and this edge's certificate for the registry and the service. What is left to you is the list of rules. Without --accounts it is for devices alone; without --crl no revocation list is read.\n\nThe registry is the one of --registry. The service must speak TLS, for the name in --service, with a certificate of the infrastructure CA (`medbind ca issue --server`) or of --service-ca; it does well to let nobody in but the infrastructure CA's clients."
+    )]
+    #[command(
+        after_long_help = "Examples:\n  medbind edge init edge --name edge.example --infra-ca registry/infra-ca \\\n      --device-ca device-ca --service https://device-service.example:9443\n  medbind edge init edge --name edge.example --infra-ca registry/infra-ca \\\n      --device-ca factory-ca.pem --namespace acme --source san.uri=urn:dev:ops:32473-{serial} \\\n      --service https://10.0.0.7:9443 --service-ca service-ca.pem --crl factory.crl.pem\n  medbind edge init edge --name edge.example --infra-ca registry/infra-ca \\\n      --device-ca device-ca --service https://device-service.example:9443 \\\n      --accounts https://login.example --jwks jwks.json"
+    )]
+    Init(EdgeInit),
+}
+
+/// `medbind edge init`.
+#[derive(Debug, Args)]
+pub struct EdgeInit {
+    /// The new directory
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// The DNS name that devices call
+    #[arg(long, value_name = "NAME")]
+    pub name: String,
+    /// The infrastructure CA's directory: DATA_DIR/infra-ca
+    #[arg(long, value_name = "DIR")]
+    pub infra_ca: PathBuf,
+    /// Who signs devices: a directory of `medbind ca init`, or a CA's certificate (PEM)
+    #[arg(long, value_name = "PATH")]
+    pub device_ca: PathBuf,
+    /// With a certificate as --device-ca: the first part of each device's identity
+    #[arg(long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// With a certificate as --device-ca: where the serial stands.
+    #[command(flatten)]
+    pub sources: Sources,
+    /// The service that is guarded: https://name:port
+    #[arg(long, value_name = "URL")]
+    pub service: String,
+    /// The CA of the service's certificate (PEM) [default: the infrastructure CA]
+    #[arg(long, value_name = "FILE")]
+    pub service_ca: Option<PathBuf>,
+    /// Where devices connect
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8443")]
+    pub listen: SocketAddr,
+    /// Where load balancers ask whether it is ready
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub probes: SocketAddr,
+    /// Envoy's admin page; keep it on loopback
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9901")]
+    pub admin: SocketAddr,
+    /// The module, from `cargo xtask module`
+    #[arg(long, value_name = "FILE", default_value = "dist/medbind.wasm")]
+    pub module: PathBuf,
+    /// The device CA's revocation list (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub crl: Option<PathBuf>,
+    /// Take people's tokens of this issuer
+    #[arg(long, value_name = "ISSUER", requires = "jwks")]
+    pub accounts: Option<String>,
+    /// The keys of that issuer: a JSON Web Key Set
+    #[arg(long, value_name = "FILE", requires = "accounts")]
+    pub jwks: Option<PathBuf>,
 }
 
 /// `medbind ca init`.

@@ -1,7 +1,7 @@
 //! Who signs devices? A private device CA in a directory.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use jiff::tz::Offset;
@@ -10,8 +10,7 @@ use medbind_core::identity::check_namespace;
 use medbind_core::issuer::IssuerSet;
 use medbind_core::source::IdentitySource;
 use medbind_registry::pki::{
-    CERTIFICATE_FILE, CertificateAuthority, KEY_FILE, PkiError, create_private_directory,
-    write_private_file,
+    CERTIFICATE_FILE, CertificateAuthority, KEY_FILE, write_new_directory,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
@@ -32,6 +31,8 @@ const SETTINGS_FILE: &str = "ca.json";
 const ISSUER_FILE: &str = "issuer.yaml";
 /// Where the root of an intermediate lives.
 const ROOT: &str = "root";
+const ROOT_CERTIFICATE: &str = "root/cert.pem";
+const ROOT_KEY: &str = "root/key.pem";
 /// Certificates begin this much before they are made, for clocks that lag: one hour.
 const BACKDATE_SECONDS: i64 = 3600;
 /// 9999-12-31T23:59:59Z: no well-defined end (IEEE 802.1AR, 8.7; RFC 5280, 4.1.2.5).
@@ -181,13 +182,13 @@ pub fn init(args: &CaInit, global: &Global) -> Outcome {
         .map_err(|error| failed(&error))?
         .pem();
     let mut files = vec![
-        (PathBuf::from(CERTIFICATE_FILE), root_pem.clone()),
-        (PathBuf::from(KEY_FILE), root_key.serialize_pem()),
+        (CERTIFICATE_FILE, root_pem.clone()),
+        (KEY_FILE, root_key.serialize_pem()),
     ];
     let mut issuing_pem = root_pem.clone();
     if args.intermediate {
-        for (path, _) in &mut files {
-            *path = Path::new(ROOT).join(&*path);
+        for (name, in_root) in files.iter_mut().zip([ROOT_CERTIFICATE, ROOT_KEY]) {
+            name.0 = in_root;
         }
         let key = new_key()?;
         let mut params = ca_params(&name, 0, begin, end)?;
@@ -197,14 +198,18 @@ pub fn init(args: &CaInit, global: &Global) -> Outcome {
             .signed_by(&key, &root)
             .map_err(|error| failed(&error))?
             .pem();
-        files.push((CERTIFICATE_FILE.into(), issuing_pem.clone()));
-        files.push((KEY_FILE.into(), key.serialize_pem()));
-        files.push(("chain.pem".into(), format!("{issuing_pem}{root_pem}")));
+        files.push((CERTIFICATE_FILE, issuing_pem.clone()));
+        files.push((KEY_FILE, key.serialize_pem()));
+        files.push(("chain.pem", format!("{issuing_pem}{root_pem}")));
     }
     let settings_json = serde_json::to_string(&settings).map_err(Failure::refused)?;
-    files.push((SETTINGS_FILE.into(), format!("{settings_json}\n")));
-    files.push((ISSUER_FILE.into(), issuer_yaml(&settings, &issuing_pem)));
-    write(&args.dir, args.intermediate, &files).map_err(Failure::refused)?;
+    files.push((SETTINGS_FILE, format!("{settings_json}\n")));
+    files.push((ISSUER_FILE, issuer_yaml(&settings, &issuing_pem)));
+    let files: Vec<_> = files
+        .iter()
+        .map(|(name, text)| (*name, text.as_bytes()))
+        .collect();
+    write_new_directory(&args.dir, &files).map_err(Failure::refused)?;
     report(args, global, &name, end);
     Ok(ExitCode::SUCCESS)
 }
@@ -277,7 +282,7 @@ fn ca_params(name: &str, depth: u8, begin: i64, end: i64) -> Result<CertificateP
 }
 
 /// One entry of `issuers:` in a guard's configuration.
-fn issuer_yaml(settings: &Settings, certificate_pem: &str) -> String {
+pub fn issuer_yaml(settings: &Settings, certificate_pem: &str) -> String {
     let mut yaml = format!(
         "- namespace: {}\n  certificates:\n    - |\n",
         settings.namespace
@@ -300,32 +305,6 @@ fn issuer_yaml(settings: &Settings, certificate_pem: &str) -> String {
         put!(yaml, "    - {}\n", fields.join("\n      "));
     }
     yaml
-}
-
-/// Writes all beside `dir` first and renames: all of them are there, or none.
-fn write(dir: &Path, with_root: bool, files: &[(PathBuf, String)]) -> Result<(), PkiError> {
-    let mut half_written = dir.as_os_str().to_owned();
-    half_written.push(".half-written");
-    let half_written = PathBuf::from(half_written);
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| PkiError::File {
-            doing: "write",
-            path,
-            source,
-        }
-    };
-    if half_written.exists() {
-        fs::remove_dir_all(&half_written).map_err(failed(&half_written))?;
-    }
-    create_private_directory(&half_written)?;
-    if with_root {
-        create_private_directory(&half_written.join(ROOT))?;
-    }
-    for (name, text) in files {
-        write_private_file(&half_written.join(name), text)?;
-    }
-    fs::rename(&half_written, dir).map_err(failed(dir))
 }
 
 #[cfg(test)]

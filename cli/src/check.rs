@@ -201,6 +201,19 @@ fn examine(text: &str) -> (Vec<Finding>, Vec<Found>) {
     (findings, found)
 }
 
+/// Fails where a file that was made here would be refused or warned of.
+pub fn must_be_taken(path: &Path, text: &str) -> Result<(), Failure> {
+    let (findings, found) = examine(text);
+    if findings.is_empty() {
+        return Ok(());
+    }
+    let said = to_text(path, &findings, &found);
+    Err(Failure::usage(format_args!(
+        "the result would not be taken:\n{}",
+        said.trim_end()
+    )))
+}
+
 /// `medbind check`.
 pub fn check(args: &Check, global: &Global) -> Outcome {
     let mut all = Vec::new();

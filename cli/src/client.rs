@@ -14,7 +14,7 @@ use crate::args::Global;
 use crate::failure::Failure;
 
 /// Where `medbind serve` listens unless it is told otherwise.
-const DEFAULT_REGISTRY: &str = "https://localhost:8443";
+pub const DEFAULT_REGISTRY: &str = "https://localhost:8443";
 /// The media type of one JSON value a line.
 pub const NDJSON: &str = "application/x-ndjson";
 
@@ -28,7 +28,10 @@ pub struct Registry {
 impl Registry {
     /// Reads the credentials; does not connect yet.
     pub fn new(global: &Global) -> Result<Self, Failure> {
-        let base = address(global.registry.as_deref().unwrap_or(DEFAULT_REGISTRY))?;
+        let base = address(
+            "--registry",
+            global.registry.as_deref().unwrap_or(DEFAULT_REGISTRY),
+        )?;
         let dir = global.credentials.as_deref().ok_or_else(|| {
             Failure::usage("no credentials for the registry").next(
                 "set --credentials or MEDBIND_CREDENTIALS to a directory with cert.pem, key.pem \
@@ -180,10 +183,11 @@ fn innermost(error: &reqwest::Error) -> String {
     last.to_string()
 }
 
-fn address(text: &str) -> Result<Url, Failure> {
+/// The address of a TLS server, as an option names it: `https://` and nothing behind the port.
+pub fn address(option: &str, text: &str) -> Result<Url, Failure> {
     let wrong = |why: &str| {
-        Failure::usage(format_args!("--registry {text}: {why}"))
-            .next("write it as https://registry.example:8443")
+        Failure::usage(format_args!("{option} {text}: {why}"))
+            .next("write it as https://name.example:8443")
     };
     let url = Url::parse(text).map_err(|error| wrong(&error.to_string()))?;
     if url.scheme() != "https" {

@@ -5,7 +5,9 @@ mod args;
 mod ca;
 mod check;
 mod client;
+mod credentials;
 mod devices;
+mod edge;
 mod enrol;
 mod explain;
 mod failure;
@@ -22,7 +24,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use crate::args::{Ca, Cli, Command, Shell};
+use crate::args::{Ca, Cli, Command, Edge, Shell};
 use crate::failure::{Failure, Outcome};
 
 fn main() -> ExitCode {
@@ -43,6 +45,8 @@ fn run(cli: &Cli) -> Outcome {
     let global = &cli.global;
     match &cli.command {
         Command::Ca(Ca::Init(args)) => ca::init(args, global),
+        Command::Ca(Ca::Issue(args)) => credentials::ca_issue(args, global),
+        Command::Edge(Edge::Init(args)) => edge::init(args, global),
         Command::Provision(args) => provision::provision(args, global),
         Command::Check(args) => check::check(args, global),
         Command::Completions(args) => {

@@ -14,9 +14,7 @@ use medbind_core::identity::DeviceId;
 use medbind_core::issuer::IssuerSet;
 use medbind_core::peer::authenticate;
 use medbind_core::signature::{KeyPolicy, RustVerifier};
-use medbind_registry::pki::{
-    CERTIFICATE_FILE, KEY_FILE, create_private_directory, write_private_file,
-};
+use medbind_registry::pki::{CERTIFICATE_FILE, KEY_FILE, create_private_directory, replace_files};
 use rcgen::{
     CertificateParams, CertificateSigningRequestParams, DistinguishedName, ExtendedKeyUsagePurpose,
     IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
@@ -234,23 +232,13 @@ impl Plan<'_> {
         self.prove(&certificate, device)?;
         create_private_directory(dir).map_err(Failure::refused)?;
         let chain = self.chain(&certificate);
-        let files = [
-            (KEY_FILE, key),
-            (CERTIFICATE_FILE, Some(certificate)),
-            (CHAIN_FILE, Some(chain)),
-        ];
-        for (name, text) in files {
-            let Some(text) = text else { continue };
-            let path = dir.join(name);
-            let new = dir.join(format!("{name}.new"));
-            let failed = |error| Failure::unwritable(&path, &error);
-            if new.exists() {
-                fs::remove_file(&new).map_err(failed)?;
-            }
-            write_private_file(&new, &text).map_err(Failure::refused)?;
-            fs::rename(&new, &path).map_err(failed)?;
+        let mut files = Vec::new();
+        if let Some(key) = &key {
+            files.push((KEY_FILE, key.as_bytes()));
         }
-        Ok(())
+        files.push((CERTIFICATE_FILE, certificate.as_bytes()));
+        files.push((CHAIN_FILE, chain.as_bytes()));
+        replace_files(dir, &files).map_err(Failure::refused)
     }
 
     /// No device leaves with a certificate that a guard refuses or takes for another device's.
@@ -428,7 +416,8 @@ fn requested_key(path: &Path) -> Result<rcgen::PublicKey, Failure> {
     Ok(request.public_key)
 }
 
-/// Writes a device's files beside their directory first and renames: all of them, or none.
+/// Writes a device's files beside their directory first and renames: all of them, or none. They
+/// are not forced to the disk one by one: a batch may hold a million devices.
 fn write_directory(dir: &Path, files: &[(&str, Vec<u8>)]) -> Result<(), Failure> {
     let mut half_written = dir.as_os_str().to_owned();
     half_written.push(".half-written");

@@ -6,9 +6,7 @@ use common::{Desk, guard_yaml, indented};
 use serde_json::Value;
 
 fn desk() -> Desk {
-    let desk = Desk::new();
-    desk.run(&["ca", "init", "ca", "--namespace", "acme"])
-        .ended_with(0);
+    let desk = Desk::with_ca(&[]);
     desk.write("guard.yaml", guard_yaml(&desk.read("ca/issuer.yaml")));
     desk
 }

@@ -6,14 +6,6 @@ use common::{Desk, Ran, guard_yaml, mode};
 use medbind_core::certificate::PeerCertificate;
 use medbind_core::claim::{ClaimCode, ClaimSecret, ClaimSecretHash};
 
-fn desk_with_ca(more: &[&str]) -> Desk {
-    let desk = Desk::new();
-    let mut args = vec!["ca", "init", "ca", "--namespace", "acme"];
-    args.extend(more);
-    desk.run(&args).ended_with(0);
-    desk
-}
-
 fn explained(desk: &Desk, certificate: &str) -> Ran {
     desk.write("guard.yaml", guard_yaml(&desk.read("ca/issuer.yaml")));
     desk.write("bindings.ndjson", "");
@@ -50,18 +42,8 @@ fn every_source_makes_a_certificate_that_the_guard_reads_as_the_same_device() {
                 args.extend(["--hw-type", "1.3.6.1.4.1.32473.1"]);
             }
         }
-        let desk = desk_with_ca(&args);
-        desk.run(&[
-            "provision",
-            "--class",
-            "cgm",
-            "--ca",
-            "ca",
-            "--serial",
-            "SN1",
-            "--no-qr",
-        ])
-        .ended_with(0);
+        let desk = Desk::with_ca(&args);
+        desk.provision("SN1", &[]);
         let told = explained(&desk, "devices/SN1/cert.pem")
             .ended_with(1)
             .json();
@@ -72,7 +54,7 @@ fn every_source_makes_a_certificate_that_the_guard_reads_as_the_same_device() {
 
 #[test]
 fn a_device_gets_its_files_and_the_registry_only_the_hash_of_its_secret() {
-    let desk = desk_with_ca(&[]);
+    let desk = Desk::with_ca(&[]);
     assert_eq!(
         (mode(&desk.path("ca")), mode(&desk.path("ca/key.pem"))),
         (0o700, 0o600)
@@ -129,17 +111,7 @@ fn a_device_gets_its_files_and_the_registry_only_the_hash_of_its_secret() {
     );
 
     // A serial is no path.
-    desk.run(&[
-        "provision",
-        "--class",
-        "cgm",
-        "--ca",
-        "ca",
-        "--serial",
-        "../b",
-        "--no-qr",
-    ])
-    .ended_with(0);
+    desk.provision("../b", &[]);
     assert!(desk.path("devices/..=2Fb/key.pem").exists());
 
     let again = desk.run(&args).ended_with(1);
@@ -148,7 +120,7 @@ fn a_device_gets_its_files_and_the_registry_only_the_hash_of_its_secret() {
 
 #[test]
 fn a_batch_counts_the_serials_up_and_can_keep_the_secrets_off_the_labels() {
-    let desk = desk_with_ca(&[]);
+    let desk = Desk::with_ca(&[]);
     let batch = [
         "provision",
         "--class",
@@ -212,18 +184,8 @@ fn a_batch_counts_the_serials_up_and_can_keep_the_secrets_off_the_labels() {
 
 #[test]
 fn a_renewed_certificate_has_another_key_and_stands_for_the_same_device() {
-    let desk = desk_with_ca(&["--intermediate"]);
-    desk.run(&[
-        "provision",
-        "--class",
-        "cgm",
-        "--ca",
-        "ca",
-        "--serial",
-        "SN1",
-        "--no-qr",
-    ])
-    .ended_with(0);
+    let desk = Desk::with_ca(&["--intermediate"]);
+    desk.provision("SN1", &[]);
     let read = || PeerCertificate::parse(desk.read("devices/SN1/cert.pem").as_bytes()).unwrap();
     let first = read();
     let renew = ["provision", "--ca", "ca", "--serial", "SN1", "--renew"];
@@ -245,7 +207,7 @@ fn a_renewed_certificate_has_another_key_and_stands_for_the_same_device() {
 
 #[test]
 fn a_request_is_signed_for_its_key_alone() {
-    let desk = desk_with_ca(&[]);
+    let desk = Desk::with_ca(&[]);
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(["somebody.else".to_owned()]).unwrap();
     params
@@ -253,19 +215,7 @@ fn a_request_is_signed_for_its_key_alone() {
         .push(rcgen::DnType::CommonName, "somebody else");
     let request = params.serialize_request(&key).unwrap().pem().unwrap();
     desk.write("csr.pem", &request);
-    let args = [
-        "provision",
-        "--class",
-        "cgm",
-        "--ca",
-        "ca",
-        "--serial",
-        "SN1",
-        "--csr",
-        "csr.pem",
-        "--json",
-    ];
-    let made = desk.run(&args).ended_with(0).json();
+    let made = desk.provision("SN1", &["--csr", "csr.pem"]);
     assert!(made["key"].is_null() && !desk.path("devices/SN1/key.pem").exists());
     let certificate = PeerCertificate::parse(desk.read("devices/SN1/cert.pem").as_bytes()).unwrap();
     assert!(!certificate.subject_text().contains("somebody"));
@@ -300,7 +250,7 @@ fn a_request_is_signed_for_its_key_alone() {
 
 #[test]
 fn wrong_calls_are_refused_and_make_nothing() {
-    let desk = desk_with_ca(&[]);
+    let desk = Desk::with_ca(&[]);
     for (args, what) in [
         ("provision --class cgm --ca nothing --serial SN1", "ca init"),
         ("provision --class cgm --ca ca", "--serial"),
@@ -344,7 +294,7 @@ fn wrong_calls_are_refused_and_make_nothing() {
 
 #[test]
 fn what_has_no_well_defined_end_says_so() {
-    let desk = desk_with_ca(&["--validity", "never"]);
+    let desk = Desk::with_ca(&["--validity", "never"]);
     let args = [
         "provision",
         "--class",

@@ -25,8 +25,7 @@ impl Day {
         let port = registry.local_addr().port();
         desk.set("MEDBIND_REGISTRY", &format!("https://localhost:{port}"));
         desk.set("MEDBIND_CREDENTIALS", "data/operator");
-        desk.run(&["ca", "init", "ca", "--namespace", "acme"])
-            .ended_with(0);
+        desk.make_ca(&[]);
         Self {
             desk,
             runtime,
@@ -36,17 +35,7 @@ impl Day {
 
     /// Provisions and enrols a device; answers code and secret.
     fn device(&self, serial: &str) -> (String, String) {
-        let args = [
-            "provision",
-            "--ca",
-            "ca",
-            "--serial",
-            serial,
-            "--class",
-            "cgm",
-            "--json",
-        ];
-        let made = self.desk.run(&args).ended_with(0).json();
+        let made = self.desk.provision(serial, &[]);
         let text = |name: &str| made[name].as_str().unwrap().to_owned();
         let ran = self.desk.run(&["enrol", &text("enrol")]).ended_with(0);
         assert_eq!(ran.out, "1 enrolled, 0 rejected\n");
@@ -359,17 +348,7 @@ fn who_may_not_is_told_so_and_a_registry_that_is_not_there_is_no_answer() {
         "{}",
         ran.err
     );
-    day.desk
-        .run(&[
-            "provision",
-            "--class",
-            "cgm",
-            "--ca",
-            "ca",
-            "--serial",
-            "SN1",
-        ])
-        .ended_with(0);
+    day.desk.provision("SN1", &[]);
     day.desk
         .write("guard.yaml", guard_yaml(&day.desk.read("ca/issuer.yaml")));
     let explain = [

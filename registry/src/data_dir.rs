@@ -240,7 +240,8 @@ impl DataDir {
         }
         if let Some(why) = renewal(&server_dir, names, now)? {
             if let Some(ca) = &ca {
-                pki::replace(&server_dir, &ca.issue(&purpose, now, LEAF_VALIDITY)?)?;
+                ca.issue(&purpose, now, LEAF_VALIDITY)?
+                    .replace(&server_dir)?;
                 made.push(Made {
                     what: "server certificate and key, again",
                     path: server_dir.clone(),

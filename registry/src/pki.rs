@@ -113,9 +113,21 @@ impl Credentials {
         write_new_directory(
             dir,
             &[
-                (CERTIFICATE_FILE, &self.certificate_pem),
-                (KEY_FILE, self.key_pem.expose()),
-                (CA_FILE, &self.ca_pem),
+                (CERTIFICATE_FILE, self.certificate_pem.as_bytes()),
+                (KEY_FILE, self.key_pem.expose().as_bytes()),
+                (CA_FILE, self.ca_pem.as_bytes()),
+            ],
+        )
+    }
+
+    /// Replaces certificate and key of the credentials directory `dir`, the key first, so that a
+    /// crash between the two leaves a pair that is seen not to belong together.
+    pub fn replace(&self, dir: &Path) -> Result<(), PkiError> {
+        replace_files(
+            dir,
+            &[
+                (KEY_FILE, self.key_pem.expose().as_bytes()),
+                (CERTIFICATE_FILE, self.certificate_pem.as_bytes()),
             ],
         )
     }
@@ -196,8 +208,8 @@ impl CertificateAuthority {
         write_new_directory(
             dir,
             &[
-                (CERTIFICATE_FILE, &self.certificate_pem),
-                (KEY_FILE, self.key_pem.expose()),
+                (CERTIFICATE_FILE, self.certificate_pem.as_bytes()),
+                (KEY_FILE, self.key_pem.expose().as_bytes()),
             ],
         )
     }
@@ -390,7 +402,7 @@ pub fn create_private_directory(dir: &Path) -> Result<(), PkiError> {
 }
 
 /// Writes the new file `path` with mode 0600, to the disk. One that is there already is an error.
-pub fn write_private_file(path: &Path, text: &str) -> Result<(), PkiError> {
+pub fn write_private_file(path: &Path, octets: &[u8]) -> Result<(), PkiError> {
     let failed = |source| PkiError::File {
         doing: "write",
         path: path.to_owned(),
@@ -402,7 +414,7 @@ pub fn write_private_file(path: &Path, text: &str) -> Result<(), PkiError> {
         .mode(0o600)
         .open(path)
         .map_err(failed)?;
-    file.write_all(text.as_bytes()).map_err(failed)?;
+    file.write_all(octets).map_err(failed)?;
     file.sync_all().map_err(failed)
 }
 
@@ -415,8 +427,10 @@ fn sync_directory(dir: &Path) -> Result<(), PkiError> {
     })
 }
 
-/// Writes `files` beside `dir` first and renames: after a crash all of them are there, or none.
-fn write_new_directory(dir: &Path, files: &[(&str, &str)]) -> Result<(), PkiError> {
+/// Writes `files` (`name` or `folder/name`, and what they hold) into the new directory `dir`, modes
+/// 0700 and 0600. They are written beside it first, and renamed: after a crash all of them are
+/// there, or none. A directory that is there already is an error.
+pub fn write_new_directory(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), PkiError> {
     if dir.exists() {
         return Err(PkiError::Exists(dir.to_owned()));
     }
@@ -440,21 +454,21 @@ fn write_new_directory(dir: &Path, files: &[(&str, &str)]) -> Result<(), PkiErro
         fs::remove_dir_all(&half_written).map_err(failed("remove", &half_written))?;
     }
     create_private_directory(&half_written)?;
-    for (name, text) in files {
-        write_private_file(&half_written.join(name), text)?;
+    for (name, octets) in files {
+        let path = half_written.join(name);
+        let folder = path.parent().unwrap_or(&half_written);
+        create_private_directory(folder)?;
+        write_private_file(&path, octets)?;
+        sync_directory(folder)?;
     }
     sync_directory(&half_written)?;
     fs::rename(&half_written, dir).map_err(failed("write", dir))?;
     sync_directory(parent)
 }
 
-/// Replaces certificate and key of the credentials directory `dir`, the key first. After a crash
-/// between the two [`check_pair`] says that they do not belong together.
-pub(crate) fn replace(dir: &Path, credentials: &Credentials) -> Result<(), PkiError> {
-    for (name, text) in [
-        (KEY_FILE, credentials.key_pem.expose()),
-        (CERTIFICATE_FILE, &credentials.certificate_pem),
-    ] {
+/// Replaces files of `dir` one after the other, each as a whole, with mode 0600.
+pub fn replace_files(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), PkiError> {
+    for (name, octets) in files {
         let path = dir.join(name);
         let new = dir.join(format!("{name}.new"));
         let failed = |source| PkiError::File {
@@ -465,7 +479,7 @@ pub(crate) fn replace(dir: &Path, credentials: &Credentials) -> Result<(), PkiEr
         if new.exists() {
             fs::remove_file(&new).map_err(failed)?;
         }
-        write_private_file(&new, text)?;
+        write_private_file(&new, octets)?;
         fs::rename(&new, &path).map_err(failed)?;
     }
     sync_directory(dir)

@@ -49,6 +49,27 @@ impl Desk {
         }
     }
 
+    /// A directory with a device CA of the namespace acme in `ca`.
+    pub fn with_ca(more: &[&str]) -> Self {
+        let desk = Self::new();
+        desk.make_ca(more);
+        desk
+    }
+
+    /// Makes a device CA of the namespace acme in `ca`.
+    pub fn make_ca(&self, more: &[&str]) {
+        let init = ["ca", "init", "ca", "--namespace", "acme"];
+        self.run(&[&init[..], more].concat()).ended_with(0);
+    }
+
+    /// Provisions a device of the class cgm with the CA in `ca`; answers what was made.
+    pub fn provision(&self, serial: &str, more: &[&str]) -> Value {
+        let provision = ["provision", "--ca", "ca", "--class", "cgm", "--json"];
+        let serial = ["--serial", serial];
+        let args = [&provision[..], &serial, more].concat();
+        self.run(&args).ended_with(0).json()
+    }
+
     /// Sets a variable for all runs.
     pub fn set(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));

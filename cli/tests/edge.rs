@@ -1,0 +1,235 @@
+//! An edge's directory, and the certificates of the infrastructure.
+
+mod common;
+
+use std::path::Path;
+
+use common::{Desk, mode};
+use medbind_registry::pki::{CertificateAuthority, CertificateFacts};
+use serde_json::Value;
+
+/// A desk with an infrastructure CA as `medbind serve` makes it, a device CA, and a module.
+fn desk() -> Desk {
+    let desk = Desk::with_ca(&[]);
+    let now = medbind_core::time::Timestamp::from_unix_seconds(jiff::Timestamp::now().as_second());
+    let infra = CertificateAuthority::generate("infrastructure", now).unwrap();
+    infra.save(&desk.path("infra-ca")).unwrap();
+    desk.write("medbind.wasm", b"\0asm\x01\0\0\0");
+    desk.write("jwks.json", r#"{"keys":[]}"#);
+    desk.write("crl.pem", "-----BEGIN X509 CRL-----\n");
+    desk
+}
+
+const INIT: [&str; 10] = [
+    "edge",
+    "init",
+    "--infra-ca",
+    "infra-ca",
+    "--device-ca",
+    "ca",
+    "--module",
+    "medbind.wasm",
+    "--registry",
+    "https://registry.clinic.example:9443",
+];
+
+/// Every file that a configuration names.
+fn filenames<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                match field.as_str() {
+                    Some(text) if name == "filename" => found.push(text),
+                    Some(_) | None => filenames(field, found),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| filenames(item, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[test]
+fn an_edge_gets_a_configuration_that_is_taken_and_every_file_that_it_names() {
+    let desk = desk();
+    let with_service = [
+        "--name",
+        "gate.clinic.example",
+        "--service",
+        "https://data.clinic.example:7443",
+    ];
+    let people = [
+        "--accounts",
+        "https://sso.clinic.example",
+        "--jwks",
+        "jwks.json",
+    ];
+    let lists = ["--crl", "crl.pem", "--service-ca", "infra-ca/cert.pem"];
+    for (dir, more) in [
+        // What YAML reads as signs is nothing but a folder's name.
+        ("devices, {1} #2", vec![]),
+        ("people", [&people[..], &lists].concat()),
+    ] {
+        let ran = desk.run(&[&INIT[..], &with_service, &[dir], &more].concat());
+        ran.ended_with(0);
+        let file = format!("{dir}/http.yaml");
+        desk.run(&["check", "--strict", &file]).ended_with(0);
+        let text = desk.read(&file);
+        for left in ["/etc/medbind", "edge.example", "(the PEM", ": begin"] {
+            assert!(!text.contains(left), "{dir}: {left}");
+        }
+        for filled in [
+            "gate.clinic.example:*",
+            "registry.clinic.example:9443",
+            "7443",
+        ] {
+            assert!(text.contains(filled), "{dir}: {filled}");
+        }
+        let people = !more.is_empty();
+        assert_eq!(text.contains("https://sso.clinic.example"), people);
+        assert_eq!(text.contains("principals: [device, account]"), people);
+        assert_eq!(text.contains("jwt_authn"), people);
+        assert_eq!(text.contains("only_verify_leaf_cert_crl"), people);
+        let value: Value = serde_saphyr::from_str(&text).unwrap();
+        let mut names = Vec::new();
+        filenames(&value, &mut names);
+        assert!(names.len() >= 8, "{names:?}");
+        for name in names {
+            let path = Path::new(name);
+            assert!(path.is_absolute(), "{name}");
+            assert_eq!(mode(path), 0o600, "{name}");
+        }
+        let shown = CertificateFacts::from_pem(&desk.read(&format!("{dir}/server/cert.pem")));
+        assert_eq!(shown.unwrap().server_names, ["gate.clinic.example"]);
+        desk.run(&[&INIT[..], &with_service, &[dir]].concat())
+            .ended_with(1);
+    }
+}
+
+#[test]
+fn a_ca_of_ones_own_is_named_by_its_certificate() {
+    let desk = desk();
+    let init = [
+        &INIT[..4],
+        &INIT[6..],
+        &[
+            "edge",
+            "--name",
+            "e.example",
+            "--service",
+            "https://10.0.0.7:7443",
+        ],
+        &["--device-ca", "ca/cert.pem"],
+    ]
+    .concat();
+    let ran = desk.run(&init).ended_with(2);
+    assert!(ran.err.contains("--namespace"), "{}", ran.err);
+    let uri = "san.uri=urn:dev:ops:32473-{serial}";
+    desk.run(&[&init[..], &["--namespace", "beta", "--source", uri]].concat())
+        .ended_with(0);
+    let text = desk.read("edge/http.yaml");
+    assert!(text.contains("namespace: beta") && text.contains("urn:dev:ops:32473-{serial}"));
+    // A certificate of an address has no name to be asked for by.
+    assert!(text.contains(r#"{san_type: IP_ADDRESS, matcher: {exact: "10.0.0.7"}}"#));
+    assert_eq!(text.matches("sni: ").count(), 1, "the registry's alone");
+}
+
+#[test]
+fn what_an_edge_cannot_be_made_of_is_named_and_nothing_is_made() {
+    let desk = desk();
+    for (args, what) in [
+        ("--name https://e --service https://s", "without scheme"),
+        ("--name 10.0.0.1 --service https://s", "no DNS name"),
+        (
+            "--name e.example --service http://s",
+            "--service http://s: it must begin with https://",
+        ),
+        ("--name e.example --service https://s/path", "no path"),
+        (
+            "--name e.example --service https://s --infra-ca ca-of-none",
+            "medbind serve",
+        ),
+        (
+            "--name e.example --service https://s --device-ca none",
+            "medbind ca init",
+        ),
+        (
+            "--name e.example --service https://s --device-ca ca/key.pem --namespace acme",
+            "would not be taken",
+        ),
+        (
+            "--name e.example --service https://s --module none",
+            "cargo xtask module",
+        ),
+        (
+            "--name e.example --service https://s --module jwks.json",
+            "no WebAssembly",
+        ),
+        (
+            "--name e.example --service https://s --jwks jwks.json",
+            "--accounts",
+        ),
+        (
+            "--name e.example --service https://localhost:8443",
+            "choose another port with --listen",
+        ),
+        (
+            "--name e.example --service https://s --admin 127.0.0.1:8080",
+            "the port is that of --probes",
+        ),
+    ] {
+        let mut words: Vec<&str> = args.split(' ').collect();
+        for pair in INIT[2..].chunks(2) {
+            if !words.contains(&pair[0]) {
+                words.extend(pair);
+            }
+        }
+        let ran = desk
+            .run(&[&["edge", "init", "edge"], &words[..]].concat())
+            .ended_with(2);
+        assert!(ran.err.contains(what), "{args}: {}", ran.err);
+        assert!(!desk.path("edge").exists(), "{args}");
+    }
+}
+
+#[test]
+fn certificates_of_the_infrastructure_are_made_and_renewed_for_whom_they_were_made() {
+    let desk = desk();
+    let issue = |dir: &str, more: &[&str]| {
+        let args = [&["ca", "issue", dir, "--ca", "infra-ca", "--json"], more].concat();
+        desk.run(&args).ended_with(0).json()
+    };
+    for (dir, more, whom) in [
+        (
+            "s",
+            &["--server", "a.example", "--server", "127.0.0.1"][..],
+            "server a.example, 127.0.0.1",
+        ),
+        ("e", &["--edge", "edge-2"], "edge:edge-2"),
+        ("o", &["--operator", "ann@clinic"], "operator:ann@clinic"),
+    ] {
+        assert_eq!(issue(dir, more)["for"], whom);
+        let file = |name: &str| desk.read(&format!("{dir}/{name}"));
+        let before = ["cert.pem", "key.pem", "ca.pem"].map(file);
+        assert_eq!(before[2], desk.read("infra-ca/cert.pem"));
+        assert_eq!(issue(dir, &["--renew", "--validity", "90d"])["for"], whom);
+        let after = ["cert.pem", "key.pem", "ca.pem"].map(file);
+        assert!(before[0] != after[0] && before[1] != after[1] && before[2] == after[2]);
+        assert_eq!(mode(&desk.path(dir).join("key.pem")), 0o600);
+        let again = desk.run(&[&["ca", "issue", dir, "--ca", "infra-ca"], more].concat());
+        assert!(again.ended_with(1).err.contains("never overwritten"));
+    }
+    for (args, what) in [
+        ("x --ca infra-ca", "--server"),
+        ("x --ca ca-of-none --edge e", "medbind serve"),
+        ("x --ca infra-ca --edge a:b", "letters, digits"),
+        ("x --ca infra-ca --server a:b", "neither a DNS name"),
+        ("x --ca infra-ca --edge e --validity 20y", "outlive"),
+        ("x --ca infra-ca --renew", "leave it out"),
+    ] {
+        let args = format!("ca issue {args}");
+        let ran = desk.run(&args.split(' ').collect::<Vec<_>>()).ended_with(2);
+        assert!(ran.err.contains(what), "{args}: {}", ran.err);
+        assert!(!desk.path("x").exists());
+    }
+}
