@@ -50,18 +50,21 @@ enum Step {
     Wasm,
     /// The scenarios in a real Envoy
     Scenarios,
+    /// What README and documents show, walked with a real Envoy
+    Documents,
     /// The story across containers; with --full, or where it is named
     Compose,
 }
 
 impl Step {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Format,
         Self::Lints,
         Self::Module,
         Self::Native,
         Self::Wasm,
         Self::Scenarios,
+        Self::Documents,
         Self::Compose,
     ];
 
@@ -73,6 +76,7 @@ impl Step {
             Self::Wasm => "core on wasm32",
             Self::Module => "the module",
             Self::Scenarios => "scenarios in a real Envoy",
+            Self::Documents => "what the documents show",
             Self::Compose => "the story across containers",
         }
     }
@@ -237,6 +241,19 @@ fn run_step(step: Step, args: &TestArgs, tally: &mut Tally) -> Result<()> {
                     scenarios(&envoy, args, !args.full, tally)?;
                 }
             }
+        }
+        Step::Documents => {
+            for (program, what_for) in [
+                ("curl", "curl, which asks as a device does,"),
+                ("sqlite3", "sqlite3, which backs the registry up,"),
+            ] {
+                if !shell::exists(program) {
+                    shell::install(&[program], what_for)?;
+                }
+            }
+            module::build(&[Module::Deployed])?;
+            programs::build(&["medbind", "demo", "walk"])?;
+            counted(&mut programs::harness("walk", &args.envoy)?, tally)?;
         }
         Step::Compose => {
             if let Some(reason) = compose::missing() {

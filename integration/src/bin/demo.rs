@@ -759,7 +759,7 @@ impl Story {
         anstream::println!("  {} list", short(&self.tools.command));
         anstream::println!("  {} suspend acme:SN-2", short(&self.tools.command));
         anstream::println!(
-            "  curl --resolve {EDGE}:{edge}:127.0.0.1 --cacert {} --cert {} --key {} -d '{{}}' https://{EDGE}:{edge}{}",
+            "  curl --http1.1 --resolve {EDGE}:{edge}:127.0.0.1 --cacert {} --cert {} --key {} -d '{{}}' https://{EDGE}:{edge}{}",
             self.path("edge/ca.pem"),
             self.path("devices/SN-2/cert.pem"),
             self.path("devices/SN-2/key.pem"),
