@@ -7,16 +7,14 @@ use std::time::Duration;
 
 use medbind_core::cache::{Cache, CacheError, Kept};
 use medbind_core::config::{GuardConfig, LogIdentifiers, Mode};
-use medbind_core::decision::{
-    AccountToken, Decision, Denial, Lookup, Permit, decide, decide_again,
-};
+use medbind_core::decision::{Decision, Denial, Lookup, Permit, decide, decide_again};
 use medbind_core::deny::{DenyReason, LookupFailure, Unavailable};
 use medbind_core::feed::{LookupAnswer, lookup_path};
 use medbind_core::identity::DeviceId;
 use medbind_core::tag::tag_headers;
 use medbind_core::time::Timestamp;
 
-use crate::asked::Asked;
+use crate::asked::{ArrivingToken, Asked, ReadToken};
 use crate::bindings::{LocalBindings, Shared};
 use crate::host::{CallAnswer, Host, LogLevel, RequestMap};
 use crate::live::{Live, UnderWay};
@@ -36,12 +34,11 @@ pub const TICK: Duration = Duration::from_millis(100);
 /// How often the registry is asked on behalf of one request.
 const MOST_LOOKUPS: u8 = 3;
 
-/// Filter state that access logs and rate limits read: the deny code, or `permit`.
+/// Filter state that access logs and rate limits read: the deny code. A permit has the tag's headers,
+/// which they can read too, and each property of filter state costs every request.
 pub const STATE_DECISION: &str = "medbind_decision";
 /// Filter state: the device's pseudonym; absent where no device is named or the key is not here.
 pub const STATE_DEVICE: &str = "medbind_device";
-/// Filter state: the device's class, on a permit.
-pub const STATE_CLASS: &str = "medbind_class";
 
 /// Whether the host goes on with the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -301,44 +298,15 @@ impl<H: Host> Guard<H> {
             metrics: &self.metrics,
         };
         let forwarded = &arrived.forwarded_certificates;
-        let facts = memory
-            .peers
-            .recognise(&judge, forwarded)
-            .and_then(|peer| Ok((peer, self.account_token()?)));
-        match facts {
-            Ok((peer, token)) => Ok(Asked {
+        match memory.peers.recognise(&judge, forwarded) {
+            Ok(peer) => Ok(Asked {
                 request: arrived.request,
                 peer,
-                token,
+                token: ReadToken::default(),
                 lookups: 0,
             }),
             Err(reason) => Err((arrived.request, reason)),
         }
-    }
-
-    /// Issuer and subject of the token that Envoy's `jwt_authn` has verified.
-    fn account_token(&self) -> Result<Option<AccountToken>, DenyReason> {
-        if self.config.policy.accounts().as_slice().is_empty() {
-            return Ok(None);
-        }
-        let claim = |name: &str| {
-            let path = [
-                "metadata",
-                "filter_metadata",
-                "envoy.filters.http.jwt_authn",
-                &*self.config.account_metadata,
-                name,
-            ];
-            self.host
-                .property(&path)
-                .map_err(|_| DenyReason::Internal("the verified token cannot be read"))
-                .map(|value| value.and_then(|value| String::from_utf8(value).ok()))
-        };
-        let Some(issuer) = claim("iss")? else {
-            return Ok(None);
-        };
-        let subject = claim("sub")?;
-        Ok(subject.map(|subject| AccountToken { issuer, subject }))
     }
 
     /// Decides, and carries it out on the effective context.
@@ -353,7 +321,20 @@ impl<H: Host> Guard<H> {
     ) -> Flow {
         let policy = &self.config.policy;
         let mut bindings = memory.bindings.with(&self.host, said);
-        let device = match decide(policy, &asked.facts(), &mut bindings, now) {
+        let arriving = ArrivingToken::new(&self.host, &self.config.account_metadata, &asked.token);
+        let facts = match stage {
+            Stage::Arrived if policy.takes_accounts() => asked.facts_with(&arriving),
+            Stage::Arrived | Stage::Answered => asked.facts(),
+        };
+        let decision = decide(policy, &facts, &mut bindings, now);
+        if stage == Stage::Arrived
+            && policy.takes_accounts()
+            && matches!(decision, Decision::AskRegistry(_))
+        {
+            // The answer may come in another context, or after the request has gone on.
+            arriving.read();
+        }
+        let device = match decision {
             Decision::Permit(permit) => {
                 return self.permitted(memory, context, asked, permit, stage);
             }
@@ -420,10 +401,7 @@ impl<H: Host> Guard<H> {
         self.metrics.permit(&self.host);
         if !shadow || stage == Stage::Arrived {
             let device = self.name(memory, permit.device());
-            self.write_state("permit", device.as_deref());
-            if let Some(class) = permit.class() {
-                let _ = self.host.set_filter_state(STATE_CLASS, class.as_str());
-            }
+            self.write_device(device.as_deref());
         }
         if !shadow && permit.binding().is_some() {
             memory.live.insert(context, UnderWay { asked, permit });
@@ -449,7 +427,8 @@ impl<H: Host> Guard<H> {
         };
         self.log(event, request, denial, device.as_deref());
         if !shadow || stage == Stage::Arrived {
-            self.write_state(code.as_str(), device.as_deref());
+            let _ = self.host.set_filter_state(STATE_DECISION, code.as_str());
+            self.write_device(device.as_deref());
         }
         if shadow {
             return Flow::Continue;
@@ -507,8 +486,7 @@ impl<H: Host> Guard<H> {
         );
     }
 
-    fn write_state(&self, decision: &str, device: Option<&str>) {
-        let _ = self.host.set_filter_state(STATE_DECISION, decision);
+    fn write_device(&self, device: Option<&str>) {
         if let Some(device) = device {
             let _ = self.host.set_filter_state(STATE_DEVICE, device);
         }

@@ -44,7 +44,7 @@ pub async fn explain(args: &Explain, global: &Global) -> Outcome {
 
     let facts = args.path.as_ref().map(|path| Facts {
         peer: &peer,
-        token: token.as_ref(),
+        tokens: &token,
         method: &args.method,
         path,
     });

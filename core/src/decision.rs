@@ -43,6 +43,11 @@ impl Policy {
         &self.accounts
     }
 
+    /// Whether there is an issuer of tokens at all.
+    pub fn takes_accounts(&self) -> bool {
+        !self.accounts.as_slice().is_empty()
+    }
+
     /// How long ago the registry may have been heard, where a rule says nothing else.
     pub fn max_stale(&self) -> Duration {
         self.max_stale
@@ -91,6 +96,18 @@ pub struct AccountToken {
     pub subject: String,
 }
 
+/// Where the verified token of a request is found. Most requests are a device's own, and need none.
+pub trait Tokens {
+    /// The token that the host has verified; `None` where there is none.
+    fn verified(&self) -> Result<Option<&AccountToken>, DenyReason>;
+}
+
+impl Tokens for Option<AccountToken> {
+    fn verified(&self) -> Result<Option<&AccountToken>, DenyReason> {
+        Ok(self.as_ref())
+    }
+}
+
 /// The peer of the session, as far as it does not change with time.
 #[derive(Clone, Debug)]
 pub enum Peer {
@@ -103,12 +120,12 @@ pub enum Peer {
 }
 
 /// What is asked, and who asks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Facts<'a> {
     /// The peer of the session.
     pub peer: &'a Peer,
-    /// The verified token, if any.
-    pub token: Option<&'a AccountToken>,
+    /// The verified token, asked for only where a rule takes an account.
+    pub tokens: &'a dyn Tokens,
     /// The method (RFC 9110, 9.1); its case counts.
     pub method: &'a str,
     /// `:path` as it arrived, query and all; empty where there is none or it is no UTF-8.
@@ -326,7 +343,7 @@ pub fn decide_device(
     let mut case = Case {
         policy,
         peer,
-        token: None,
+        tokens: &None,
         matched: None,
         bindings,
         now,
@@ -450,7 +467,7 @@ fn run<T: Trace>(
     let mut case = Case {
         policy,
         peer: facts.peer,
-        token: facts.token,
+        tokens: facts.tokens,
         matched: Some(Matched { rule, path: &path }),
         bindings,
         now,
@@ -512,7 +529,7 @@ impl<'a> Matched<'a> {
 struct Case<'a, T: Trace> {
     policy: &'a Policy,
     peer: &'a Peer,
-    token: Option<&'a AccountToken>,
+    tokens: &'a dyn Tokens,
     matched: Option<Matched<'a>>,
     bindings: &'a mut dyn Bindings,
     now: Timestamp,
@@ -606,7 +623,14 @@ impl<'a, T: Trace> Case<'a, T> {
     }
 
     fn account(&mut self) -> Result<Grounds, Stop> {
-        let token = self.token;
+        let token = match self.tokens.verified() {
+            Ok(token) => token,
+            Err(reason) => {
+                // Fail closed: who asks cannot be said.
+                refused(self.trace, Check::Account, &reason, || "the verified token");
+                return Err(Stop::Deny(reason, None));
+            }
+        };
         let account = token
             .and_then(|token| self.policy.accounts.account(token))
             .ok_or(DenyReason::NoAccount);

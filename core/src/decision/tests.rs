@@ -172,7 +172,7 @@ impl Request {
     fn facts(&self) -> Facts<'_> {
         Facts {
             peer: &self.peer,
-            token: self.token.as_ref(),
+            tokens: &self.token,
             method: &self.method,
             path: &self.path,
         }
