@@ -3,56 +3,14 @@
 //! `cargo xtask test` builds the module and runs this; by hand: `cargo xtask module`, then
 //! `MEDBIND_MODULE=dist/medbind.wasm cargo test --test module_shape`.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::Value;
 use wasmparser::{ExternalKind, Parser, Payload};
 
 /// 700 KiB.
 const MOST_OCTETS: usize = 700 * 1024;
-
-/// Every host function that the module uses. What is not here has no business in it: the
-/// configurations that are deployed name these and no others.
-const IMPORTS: [&str; 24] = [
-    "proxy_add_header_map_value",
-    "proxy_call_foreign_function",
-    "proxy_close_stream",
-    "proxy_continue_stream",
-    "proxy_define_metric",
-    "proxy_get_buffer_bytes",
-    "proxy_get_current_time_nanoseconds",
-    "proxy_get_header_map_pairs",
-    "proxy_get_header_map_value",
-    "proxy_get_property",
-    "proxy_get_shared_data",
-    "proxy_http_call",
-    "proxy_increment_metric",
-    "proxy_log",
-    "proxy_record_metric",
-    "proxy_remove_header_map_value",
-    "proxy_replace_header_map_value",
-    "proxy_send_local_response",
-    "proxy_set_effective_context",
-    "proxy_set_property",
-    "proxy_set_shared_data",
-    "proxy_set_tick_period_milliseconds",
-    // The SDK's, for callbacks that medbind does not use.
-    "proxy_done",
-    "proxy_get_status",
-];
-
-/// What the guard and the synchroniser act upon.
-const EXPORTS: [&str; 12] = [
-    "_initialize",
-    "malloc",
-    "memory",
-    "proxy_abi_version_0_2_1",
-    "proxy_on_configure",
-    "proxy_on_context_create",
-    "proxy_on_delete",
-    "proxy_on_http_call_response",
-    "proxy_on_request_headers",
-    "proxy_on_request_trailers",
-    "proxy_on_tick",
-    "proxy_on_vm_start",
-];
 
 struct Shape {
     octets: usize,
@@ -98,19 +56,65 @@ fn shape() -> Shape {
     }
 }
 
-#[test]
-fn it_asks_its_host_for_nothing_but_what_the_guard_uses() {
-    for (module, name) in shape().imports {
-        assert_eq!(module, "env", "{name}");
-        assert!(IMPORTS.contains(&name.as_str()), "{name}");
+impl Shape {
+    /// What Envoy's `allowed_capabilities` has to name: the host functions that the module calls,
+    /// and the callbacks by which Envoy calls it.
+    fn capabilities(&self) -> BTreeSet<String> {
+        let functions = self.imports.iter().map(|(_, name)| name.clone());
+        let callbacks = self
+            .exports
+            .iter()
+            .filter(|name| name.starts_with("proxy_on_"));
+        functions.chain(callbacks.cloned()).collect()
     }
 }
 
 #[test]
-fn it_offers_what_the_roles_act_upon() {
-    let exports = shape().exports;
-    for name in EXPORTS {
-        assert!(exports.iter().any(|export| export == name), "{name}");
+fn it_asks_nobody_but_the_proxy() {
+    for (module, name) in shape().imports {
+        assert_eq!(module, "env", "{name}");
+        assert!(name.starts_with("proxy_"), "{name}");
+    }
+}
+
+/// The configurations that people deploy allow the module what it uses: with less it would not
+/// work, and what it does not use it has no business with.
+#[test]
+fn every_configuration_in_envoy_allows_exactly_what_it_uses() {
+    let used = shape().capabilities();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("envoy");
+    let mut lists = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let file: Value = serde_saphyr::from_str(&text).unwrap();
+        for plugin in plugins(&file) {
+            let allowed = plugin.pointer("/capability_restriction_config/allowed_capabilities");
+            let Some(allowed) = allowed.and_then(Value::as_object) else {
+                panic!("{}: a plug-in that may do everything", path.display());
+            };
+            let allowed = allowed.keys().cloned().collect::<BTreeSet<_>>();
+            let missing = used.difference(&allowed).collect::<Vec<_>>();
+            let needless = allowed.difference(&used).collect::<Vec<_>>();
+            assert!(
+                missing.is_empty() && needless.is_empty(),
+                "{}: missing {missing:?}, needless {needless:?}; `cargo xtask module --print` has \
+                 the list",
+                path.display()
+            );
+            lists += 1;
+        }
+    }
+    assert!(lists > 0, "no plug-in in envoy/");
+}
+
+/// Every plug-in's configuration in a file.
+fn plugins(value: &Value) -> Vec<&Value> {
+    match value {
+        Value::Object(fields) if fields.contains_key("vm_config") => vec![value],
+        Value::Object(fields) => fields.values().flat_map(plugins).collect(),
+        Value::Array(items) => items.iter().flat_map(plugins).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Vec::new(),
     }
 }
 

@@ -20,7 +20,7 @@ pub struct ModuleArgs {
     /// Build the module of the tests too, which can be told to trap
     #[arg(long)]
     trap: bool,
-    /// Print what the module imports and exports
+    /// Print what Envoy has to allow the module, as `allowed_capabilities` of its configuration
     #[arg(long)]
     print: bool,
 }
@@ -69,11 +69,14 @@ pub fn run(args: &ModuleArgs) -> Result<ExitCode> {
         );
         if args.print {
             let shape = Shape::read(&bytes)?;
-            for name in shape.imports {
-                println!("    imports {name}");
+            let (callbacks, functions) = shape.capabilities();
+            println!("allowed_capabilities:\n  # Callbacks.");
+            for name in callbacks {
+                println!("  {name}: {{}}");
             }
-            for name in shape.exports {
-                println!("    exports {name}");
+            println!("  # Host functions.");
+            for name in functions {
+                println!("  {name}: {{}}");
             }
         }
     }
@@ -110,6 +113,7 @@ pub fn build(modules: &[Module]) -> Result<()> {
 fn finish(linked: &Path, module: Module) -> Result<()> {
     let bytes = fs::read(linked).with_context(|| format!("{} was not built", linked.display()))?;
     let trimmed = postlink::trim(&bytes)?;
+    Shape::read(&trimmed)?.is_all_that_is_allowed()?;
     fs::create_dir_all(workspace::dist())?;
     write_if_changed(&module.path(), &trimmed)?;
     let line = format!("{}  {}\n", digest(&trimmed), module.file());

@@ -1,8 +1,9 @@
 //! What of the linked module does Envoy have to see? The SDK exports every callback there is,
 //! and Envoy enters the VM for each one on every request. This keeps those that medbind acts
-//! upon, and drops with the others all code and all imports that only they reached.
+//! upon, and drops with the others all code and all imports that only they reached. Of functions
+//! that are alike, one stays: what generic code becomes for two types is often the same.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 
 use anyhow::{Context, Result, bail};
@@ -13,7 +14,8 @@ use wasmparser::{
 };
 
 /// What Envoy may call: the callbacks that medbind acts upon, and what the runtime needs besides.
-/// The capability lists in `envoy/` name the same callbacks.
+/// A module that has less is not finished, and the capability lists in `envoy/` are held against
+/// the finished one.
 pub const EXPORTS: [&str; 12] = [
     "_initialize",
     "malloc",
@@ -87,10 +89,41 @@ impl Shape {
         exports.sort();
         Ok(Self { imports, exports })
     }
+
+    /// Fails where the module does without something that [`IMPORTS`] or [`EXPORTS`] name: they
+    /// are what it uses, and no more.
+    pub fn is_all_that_is_allowed(&self) -> Result<()> {
+        let imports = IMPORTS.map(|name| format!("env.{name}"));
+        for (list, allowed, there) in [
+            ("IMPORTS", imports.as_slice(), &self.imports),
+            ("EXPORTS", &EXPORTS.map(str::to_owned), &self.exports),
+        ] {
+            if let Some(name) = allowed.iter().find(|name| !there.contains(name)) {
+                bail!("the module has no {name}: take it out of {list} in xtask/src/postlink.rs");
+            }
+        }
+        Ok(())
+    }
+
+    /// What Envoy's `allowed_capabilities` has to name, in the order of the names: the callbacks,
+    /// and the host functions.
+    pub fn capabilities(&self) -> (Vec<&str>, Vec<&str>) {
+        let callbacks = self.exports.iter().map(String::as_str);
+        let functions = self
+            .imports
+            .iter()
+            .filter_map(|name| name.strip_prefix("env."));
+        (
+            callbacks
+                .filter(|name| name.starts_with("proxy_on_"))
+                .collect(),
+            functions.collect(),
+        )
+    }
 }
 
 /// Drops every export that is not among [`EXPORTS`], every import that is not among [`IMPORTS`],
-/// and what nothing else reaches.
+/// what nothing else reaches, and what is there twice.
 pub fn trim(module: &[u8]) -> Result<Vec<u8>> {
     let mut trimmer = Trimmer::plan(module)?;
     let mut output = wasm_encoder::Module::new();
@@ -114,13 +147,16 @@ struct Trimmer {
     barred: Vec<u32>,
     /// The imported functions that stay.
     kept: BTreeSet<usize>,
+    /// The other functions that stay.
+    written: BTreeSet<usize>,
 }
 
 impl Trimmer {
     fn plan(module: &[u8]) -> Result<Self> {
         let mut imports = Vec::new();
         let mut roots = Vec::new();
-        let mut calls: Vec<Vec<u32>> = Vec::new();
+        let mut types = Vec::new();
+        let mut bodies = Vec::new();
         for payload in Parser::new(0).parse_all(module) {
             match payload? {
                 Payload::ImportSection(section) => {
@@ -164,16 +200,24 @@ impl Trimmer {
                         }
                     }
                 }
-                Payload::CodeSectionEntry(body) => calls.push(callees(&body)?),
+                Payload::FunctionSection(section) => {
+                    types = section.into_iter().collect::<Result<_, _>>()?;
+                }
+                Payload::CodeSectionEntry(body) => bodies.push(Body::read(&body)?),
                 _ => {}
             }
         }
         let imported = imports.len();
+        let alike = alike(imported, &types, &bodies);
         let mut live = BTreeSet::new();
         while let Some(function) = roots.pop() {
+            let Some(function) = alike.get(usize::try_from(function)?).copied() else {
+                bail!("the linked module names a function that it does not have");
+            };
             if live.insert(usize::try_from(function)?) {
                 let body = usize::try_from(function)?.checked_sub(imported);
-                roots.extend(body.and_then(|body| calls.get(body)).into_iter().flatten());
+                let body = body.and_then(|body| bodies.get(body));
+                roots.extend(body.into_iter().flat_map(Body::callees));
             }
         }
         // In the order of the new module: imports, what stands in the place of others, the rest.
@@ -185,14 +229,13 @@ impl Trimmer {
         };
         let kept = of(|imported, allowed| imported && allowed).collect::<BTreeSet<_>>();
         let barred = of(|imported, allowed| imported && !allowed).collect::<Vec<_>>();
-        let bodies = of(|imported, _| !imported);
-        let mut renumbered = vec![None; imported + calls.len()];
-        let order = kept.iter().chain(&barred).copied().chain(bodies);
-        for (new, old) in order.enumerate() {
-            if let Some(place) = renumbered.get_mut(old) {
-                *place = Some(u32::try_from(new)?);
-            }
-        }
+        let written = of(|imported, _| !imported).collect::<BTreeSet<_>>();
+        let order = kept.iter().chain(&barred).chain(&written);
+        let new = order.copied().zip(0..).collect::<HashMap<usize, u32>>();
+        let renumbered = alike
+            .iter()
+            .map(|function| Ok(new.get(&usize::try_from(*function)?).copied()))
+            .collect::<Result<_>>()?;
         let barred = barred
             .iter()
             .filter_map(|function| imports.get(*function))
@@ -203,6 +246,7 @@ impl Trimmer {
             imported,
             barred,
             kept,
+            written,
         })
     }
 
@@ -211,17 +255,87 @@ impl Trimmer {
     }
 }
 
-fn callees(body: &FunctionBody<'_>) -> Result<Vec<u32>> {
-    let mut callees = Vec::new();
-    for operator in body.get_operators_reader()? {
-        if let Operator::Call { function_index }
-        | Operator::ReturnCall { function_index }
-        | Operator::RefFunc { function_index } = operator?
-        {
-            callees.push(function_index);
+/// The code of a function, the functions that it names apart from all else.
+struct Body(Vec<Part>);
+
+enum Part {
+    Octets(Vec<u8>),
+    Function(u32),
+}
+
+impl Body {
+    fn read(body: &FunctionBody<'_>) -> Result<Self> {
+        let mut parts = Vec::new();
+        let start = body.range().start;
+        // What is not a part yet begins here.
+        let mut rest = 0;
+        let octets = body.as_bytes();
+        let mut operators = body.get_operators_reader()?;
+        while !operators.eof() {
+            let place = usize::try_from(operators.original_position() - start)?;
+            if let Operator::Call { function_index }
+            | Operator::ReturnCall { function_index }
+            | Operator::RefFunc { function_index } = operators.read()?
+            {
+                // Its opcode, one octet in each of the three.
+                let before = octets.get(rest..=place).unwrap_or_default();
+                parts.push(Part::Octets(before.to_vec()));
+                parts.push(Part::Function(function_index));
+                rest = usize::try_from(operators.original_position() - start)?;
+            }
+        }
+        let after = octets.get(rest..).unwrap_or_default();
+        parts.push(Part::Octets(after.to_vec()));
+        Ok(Self(parts))
+    }
+
+    fn callees(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().filter_map(|part| match part {
+            Part::Octets(_) => None,
+            Part::Function(function) => Some(*function),
+        })
+    }
+
+    /// The same for functions that do the same, as far as `alike` tells.
+    fn key(&self, alike: &[u32]) -> Vec<u8> {
+        let mut key = Vec::new();
+        for part in &self.0 {
+            match part {
+                Part::Octets(octets) => {
+                    key.extend(octets.len().to_le_bytes());
+                    key.extend(octets);
+                }
+                Part::Function(function) => {
+                    let place = usize::try_from(*function).unwrap_or(usize::MAX);
+                    let function = alike.get(place).unwrap_or(function);
+                    key.extend(function.to_le_bytes());
+                }
+            }
+        }
+        key
+    }
+}
+
+/// For each function the one that stands for it: the first that is of the same type and does the
+/// same, or itself.
+fn alike(imported: usize, types: &[u32], bodies: &[Body]) -> Vec<u32> {
+    let mut alike = (0..).take(imported + bodies.len()).collect::<Vec<u32>>();
+    loop {
+        let mut known = HashMap::new();
+        let mut merged = false;
+        for (position, (ty, body)) in types.iter().zip(bodies).enumerate() {
+            let key = (*ty, body.key(&alike));
+            let Some(place) = alike.get_mut(imported + position) else {
+                continue;
+            };
+            let first = *known.entry(key).or_insert(*place);
+            merged |= *place != first;
+            *place = first;
+        }
+        if !merged {
+            return alike;
         }
     }
-    Ok(callees)
 }
 
 impl Reencode for Trimmer {
@@ -263,7 +377,7 @@ impl Reencode for Trimmer {
         }
         for (position, ty) in section.into_iter().enumerate() {
             let ty = ty?;
-            if self.new_index(self.imported + position).is_some() {
+            if self.written.contains(&(self.imported + position)) {
                 functions.function(self.type_index(ty)?);
             }
         }
@@ -282,7 +396,7 @@ impl Reencode for Trimmer {
         }
         for (position, body) in section.into_iter().enumerate() {
             let body = body?;
-            if self.new_index(self.imported + position).is_some() {
+            if self.written.contains(&(self.imported + position)) {
                 self.parse_function_body(code, body)?;
             }
         }
@@ -315,7 +429,8 @@ impl Reencode for Trimmer {
                             let naming = naming?;
                             let old = usize::try_from(naming.index).unwrap_or(usize::MAX);
                             if let Some(index) = self.new_index(old) {
-                                by_index.insert(index, naming.name);
+                                // Of functions that are alike, the first gives the name.
+                                by_index.entry(index).or_insert(naming.name);
                             }
                         }
                     }
@@ -342,7 +457,7 @@ mod tests {
         ImportSection, Module, TypeSection,
     };
 
-    use super::{Shape, trim};
+    use super::{Parser, Payload, Shape, trim};
 
     /// Three imports and two exports: the first export calls the first import, the second the
     /// others.
@@ -390,6 +505,90 @@ mod tests {
         assert!(before.imports.contains(&"env.proxy_grpc_call".to_owned()));
         let after = Shape::read(&trim(&module()).unwrap()).unwrap();
         assert_eq!(after.imports, ["env.proxy_get_property"]);
+    }
+
+    #[test]
+    fn the_capabilities_are_the_callbacks_and_the_host_functions() {
+        let shape = Shape::read(&module()).unwrap();
+        let (callbacks, functions) = shape.capabilities();
+        assert_eq!(callbacks, ["proxy_on_grpc_close", "proxy_on_tick"]);
+        assert_eq!(
+            functions,
+            ["proxy_get_property", "proxy_grpc_call", "proxy_log"]
+        );
+    }
+
+    #[test]
+    fn a_module_that_does_without_something_that_it_may_have_is_not_finished() {
+        let shape = Shape::read(&trim(&module()).unwrap()).unwrap();
+        let error = shape.is_all_that_is_allowed().unwrap_err().to_string();
+        assert!(error.contains("take it out of IMPORTS"), "{error}");
+    }
+
+    /// Four functions, each exported: two that return 7, and one that calls the first of them and
+    /// one that calls the second.
+    #[test]
+    fn of_functions_that_are_alike_one_stays_and_all_who_call_them_are_alike_too() {
+        let mut types = TypeSection::new();
+        types.ty().function([], [wasm_encoder::ValType::I32]);
+        let mut functions = FunctionSection::new();
+        let mut code = CodeSection::new();
+        for callee in [None, None, Some(0), Some(1)] {
+            functions.function(0);
+            let mut body = Function::new([]);
+            match callee {
+                None => body.instructions().i32_const(7).end(),
+                Some(callee) => body.instructions().call(callee).end(),
+            };
+            code.function(&body);
+        }
+        let mut exports = ExportSection::new();
+        exports.export("proxy_on_tick", ExportKind::Func, 2);
+        exports.export("proxy_on_delete", ExportKind::Func, 3);
+        let mut module = Module::new();
+        module
+            .section(&types)
+            .section(&functions)
+            .section(&exports)
+            .section(&code);
+        let trimmed = trim(&module.finish()).unwrap();
+        let mut bodies = 0;
+        let mut exported = Vec::new();
+        for payload in Parser::new(0).parse_all(&trimmed) {
+            match payload.unwrap() {
+                Payload::CodeSectionEntry(_) => bodies += 1,
+                Payload::ExportSection(section) => {
+                    exported.extend(section.into_iter().map(|export| export.unwrap().index));
+                }
+                _ => {}
+            }
+        }
+        assert_eq!((bodies, exported), (2, vec![1, 1]));
+    }
+
+    #[test]
+    fn functions_of_different_types_are_never_alike() {
+        let mut types = TypeSection::new();
+        types.ty().function([], []);
+        types.ty().function([wasm_encoder::ValType::I32], []);
+        let mut functions = FunctionSection::new();
+        functions.function(0).function(1);
+        let mut code = CodeSection::new();
+        let mut exports = ExportSection::new();
+        for (name, function) in [("proxy_on_tick", 0), ("proxy_on_delete", 1)] {
+            let mut body = Function::new([]);
+            body.instructions().end();
+            code.function(&body);
+            exports.export(name, ExportKind::Func, function);
+        }
+        let mut module = Module::new();
+        module
+            .section(&types)
+            .section(&functions)
+            .section(&exports)
+            .section(&code);
+        let module = module.finish();
+        assert_eq!(trim(&module).unwrap().len(), module.len());
     }
 
     #[test]
