@@ -436,6 +436,12 @@ fn split(body: &[u8]) -> Result<(FeedHeader, Vec<&[u8]>), FeedError> {
     Ok((header, records))
 }
 
+/// The history that an answer is of, whatever else it says; `None` where that cannot be read.
+pub fn history_of(body: &[u8]) -> Option<FeedId> {
+    let first = body.split_inclusive(|&octet| octet == b'\n').next()?;
+    Some(read_header(first).ok()?.feed)
+}
+
 fn read_header(line: &[u8]) -> Result<FeedHeader, FeedError> {
     /// Read first: an answer of another version may have another header.
     #[derive(Deserialize)]

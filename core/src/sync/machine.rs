@@ -5,7 +5,7 @@ use super::random::Random;
 use super::settings::{FetchId, SyncAction, SyncLogLevel, SyncResponse, SyncSettings};
 use crate::binding::BindingState;
 use crate::cache::{CacheError, Candidate, Control, History, Leadership, SharedData, Writer, lead};
-use crate::feed::{Cursor, FeedError, FeedPage};
+use crate::feed::{Cursor, FeedError, FeedPage, history_of};
 use crate::time::Timestamp;
 
 /// The most records that are applied in one call.
@@ -410,6 +410,12 @@ impl Synchroniser {
                 return Err(Trouble::refused("the registry could not be reached"));
             }
         };
+        // Before all else: what is right in an answer hangs on its history.
+        let of = history_of(body);
+        if of.is_some() && history.feed.is_some() && of != history.feed {
+            self.begin_load(now, store, actions)?;
+            return Err(Trouble::refused("the answer is of another history"));
+        }
         let page = match FeedPage::parse(body, history.position) {
             Ok(page) => page,
             Err(error) => {
@@ -427,14 +433,6 @@ impl Synchroniser {
                 });
             }
         };
-        if history
-            .feed
-            .as_ref()
-            .is_some_and(|feed| *feed != page.header.feed)
-        {
-            self.begin_load(now, store, actions)?;
-            return Err(Trouble::refused("the answer is of another history"));
-        }
         if page.header.more && flight.cursor.as_ref() == Some(&page.header.cursor) {
             return Err(Trouble::refused(
                 "the answer promises more and does not go on",

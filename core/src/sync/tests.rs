@@ -176,6 +176,23 @@ fn an_answer_of_another_history_is_refused_and_the_history_read_anew() {
 }
 
 #[test]
+fn another_history_in_which_less_has_happened_is_not_taken_for_disorder() {
+    let mut world = World::one().with_devices(10);
+    world.run(SECOND);
+    let replaced = [
+        ("\"feed\":\"f1\"", "\"feed\":\"f9\""),
+        ("\"head\":11", "\"head\":2"),
+    ];
+    let replaced = replaced.map(|(from, to)| (from.into(), to.into()));
+    world.network = Network::Replaced(replaced.to_vec());
+    world.registry.set(3, Suspended);
+    world.step();
+    assert_eq!(world.state(3), Some(Active));
+    assert_eq!(world.logged("another history"), 1);
+    assert_eq!(world.logged("from the beginning"), 2);
+}
+
+#[test]
 fn pauses_grow_are_jittered_and_bounded_and_retry_after_is_honoured() {
     let mut world = World::one();
     world.network = Network::Status(503, None);
