@@ -158,6 +158,13 @@ pub fn remove(place: &mut Value, field: &str) {
     }
 }
 
+/// Removes all fields of an object but these.
+pub fn keep(place: &mut Value, fields: &[&str]) {
+    if let Some(object) = place.as_object_mut() {
+        object.retain(|field, _| fields.contains(&field.as_str()));
+    }
+}
+
 fn named<'a>(root: &'a mut Value, list: &str, name: &str) -> Result<&'a mut Value> {
     let items = root.pointer_mut(list).and_then(Value::as_array_mut);
     items

@@ -8,8 +8,10 @@ use rcgen::string::PrintableString;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension,
     DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod,
-    KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, SignatureAlgorithm,
+    KeyPair, KeyUsagePurpose, PublicKeyData, RevokedCertParams, SerialNumber, SubjectPublicKeyInfo,
 };
+use rsa::pkcs8::{EncodePrivateKey as _, EncodePublicKey as _};
+use rsa::traits::PublicKeyParts as _;
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -214,14 +216,27 @@ impl Authority {
 
     /// A certificate of a device as `spec` wants it, with a new key.
     pub fn issue(&self, spec: &Spec) -> Result<Identity> {
-        let key = KeyPair::generate_for(spec.key)?;
+        let key = Key::generate(spec.key)?;
         let params = spec.params();
         let serial = params.serial_number.clone();
-        let certificate = params.signed_by(&key, &self.issuer)?;
+        let certificate = key.certify(&params, &self.issuer)?;
         Ok(Identity {
             serial,
-            ..self.identity(certificate.der().clone(), &key)
+            ..self.identity(certificate.der().clone(), key.pkcs8)
         })
+    }
+
+    /// Certificates as `spec` wants them, without end: all of one key, each with a serial number of
+    /// its own. Cheap to make.
+    pub fn many<'a>(
+        &'a self,
+        spec: &'a Spec,
+    ) -> Result<impl Iterator<Item = Result<Identity>> + 'a> {
+        let key = Key::generate(spec.key)?;
+        Ok(std::iter::repeat_with(move || {
+            let certificate = key.certify(&spec.params(), &self.issuer)?;
+            Ok(self.identity(certificate.der().clone(), key.pkcs8.clone()))
+        }))
     }
 
     /// A certificate for a server with these DNS names or IP addresses, which can be shown as a
@@ -246,17 +261,17 @@ impl Authority {
         set_validity(&mut params, now - 3600, now + 365 * 86_400);
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(self.identity(certificate.der().clone(), &key))
+        Ok(self.identity(certificate.der().clone(), key.serialize_der()))
     }
 
-    fn identity(&self, leaf: CertificateDer<'static>, key: &KeyPair) -> Identity {
+    fn identity(&self, leaf: CertificateDer<'static>, key: Vec<u8>) -> Identity {
         let mut chain = vec![leaf];
         if !self.above.is_empty() {
             chain.push(self.der.clone());
         }
         Identity {
             chain,
-            key: key.serialize_der(),
+            key,
             serial: None,
         }
     }
@@ -299,6 +314,90 @@ impl Authority {
             key_identifier_method: KeyIdMethod::Sha256,
         };
         Ok(list.signed_by(&self.issuer)?.pem()?)
+    }
+}
+
+/// The kind of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyKind {
+    /// ECDSA on P-256.
+    P256,
+    /// ECDSA on P-384.
+    P384,
+    /// Ed25519.
+    Ed25519,
+    /// RSA with a modulus of so many bits.
+    Rsa(usize),
+}
+
+/// A device's key.
+struct Key {
+    pkcs8: Vec<u8>,
+    public: SubjectPublicKeyInfo,
+}
+
+impl Key {
+    fn generate(kind: KeyKind) -> Result<Self> {
+        let algorithm = match kind {
+            KeyKind::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
+            KeyKind::P384 => &rcgen::PKCS_ECDSA_P384_SHA384,
+            KeyKind::Ed25519 => &rcgen::PKCS_ED25519,
+            KeyKind::Rsa(bits) => {
+                let key = RsaKey::generate(bits)?;
+                return Ok(Self {
+                    public: SubjectPublicKeyInfo::from_der(&key.public)?,
+                    pkcs8: key.pkcs8,
+                });
+            }
+        };
+        let key = KeyPair::generate_for(algorithm)?;
+        Ok(Self {
+            public: SubjectPublicKeyInfo::from_der(&key.subject_public_key_info())?,
+            pkcs8: key.serialize_der(),
+        })
+    }
+
+    fn certify(
+        &self,
+        params: &CertificateParams,
+        issuer: &Issuer<'_, KeyPair>,
+    ) -> Result<rcgen::Certificate> {
+        Ok(params.signed_by(&self.public, issuer)?)
+    }
+}
+
+/// An RSA key, which rcgen cannot make here.
+pub struct RsaKey {
+    /// PKCS #8.
+    pub pkcs8: Vec<u8>,
+    /// The subject public key info.
+    pub public: Vec<u8>,
+    /// The modulus, big-endian.
+    pub modulus: Vec<u8>,
+    /// The public exponent, big-endian.
+    pub exponent: Vec<u8>,
+}
+
+impl RsaKey {
+    /// A new key.
+    pub fn generate(bits: usize) -> Result<Self> {
+        let key = rsa::PrivateKey::new(&mut rand::rng(), bits)?;
+        let public = key.to_public_key();
+        Ok(Self {
+            pkcs8: key.to_pkcs8_der()?.as_bytes().to_vec(),
+            public: public.to_public_key_der()?.into_vec(),
+            modulus: public.n_bytes().to_vec(),
+            exponent: public.e_bytes().to_vec(),
+        })
+    }
+
+    /// As one that signs.
+    pub fn key_pair(&self) -> Result<KeyPair> {
+        let pkcs8 = PrivatePkcs8KeyDer::from(self.pkcs8.as_slice());
+        Ok(KeyPair::from_pkcs8_der_and_sign_algo(
+            &pkcs8,
+            &rcgen::PKCS_RSA_SHA256,
+        )?)
     }
 }
 
@@ -375,7 +474,7 @@ pub struct Spec {
     /// Other extensions.
     pub extensions: Vec<CustomExtension>,
     /// The kind of its key.
-    pub key: &'static SignatureAlgorithm,
+    pub key: KeyKind,
 }
 
 impl Spec {
@@ -398,7 +497,7 @@ impl Spec {
             usages: vec![KeyUsagePurpose::DigitalSignature],
             is_ca: false,
             extensions: Vec::new(),
-            key: &rcgen::PKCS_ECDSA_P256_SHA256,
+            key: KeyKind::P256,
         }
     }
 

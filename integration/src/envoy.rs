@@ -104,17 +104,12 @@ impl Envoy {
                 .args(["--restart-epoch", &epoch.to_string()]),
         };
         let mut process = Process::start(&mut command)?;
-        let admin = loop {
-            process.check()?;
-            let looked = until("Envoy's admin page", Duration::from_millis(500), || async {
-                std::fs::read_to_string(&admin_file)
-                    .ok()
-                    .and_then(|text| text.trim().parse().ok())
-            });
-            if let Ok((address, _)) = looked.await {
-                break address;
-            }
-        };
+        let looking = until("Envoy's admin page is there", START_LIMIT, || async {
+            std::fs::read_to_string(&admin_file)
+                .ok()
+                .and_then(|text| text.trim().parse().ok())
+        });
+        let (admin, _) = process.meanwhile(looking).await?;
         let mut envoy = Self {
             process,
             admin,
@@ -126,15 +121,13 @@ impl Envoy {
 
     async fn wait_until_live(&mut self) -> Result<()> {
         let admin = self.admin;
-        let waited = until("Envoy is live", START_LIMIT, || async {
+        let looking = until("Envoy is live", START_LIMIT, || async {
             get(admin, "/ready")
                 .await
                 .ok()
                 .filter(|(status, _)| *status == 200)
-        })
-        .await;
-        self.process.check()?;
-        waited?;
+        });
+        self.process.meanwhile(looking).await?;
         let (_, listeners) = get(admin, "/listeners?format=json").await?;
         let listeners: Value = serde_json::from_str(&listeners)?;
         let statuses = listeners.get("listener_statuses").and_then(Value::as_array);

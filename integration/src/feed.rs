@@ -33,6 +33,10 @@ pub struct Behaviour {
     pub cut: usize,
     /// The most records in one answer, whatever was asked for.
     pub page: Option<usize>,
+    /// Puts so many blanks behind each answer.
+    pub padding: usize,
+    /// Tells the newest record first.
+    pub reversed: bool,
 }
 
 struct State {
@@ -111,29 +115,27 @@ impl FeedServer {
 
     /// Says something new about a device: a record without its revision. Returns that.
     pub fn say(&self, record: Value) -> u64 {
+        self.say_all(vec![record])
+    }
+
+    /// Says several things at once. Returns the revision of the last.
+    pub fn say_all(&self, records: Vec<Value>) -> u64 {
         let revision = self.script.with(|state| {
-            state.revision += 1;
-            let device = record
-                .get("device")
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned();
-            state
-                .records
-                .retain(|(there, ..)| *there != device || device.is_empty());
-            state.records.push((device, state.revision, record));
+            state.add(records);
             state.revision
         });
         self.script.changed.send_modify(|number| *number += 1);
         revision
     }
 
-    /// Forgets all, and begins another history.
-    pub fn begin_history(&self, name: &str) {
+    /// Forgets all, and begins a history of this name with these records. Under the name that it
+    /// has, it forked: as after a backup was brought back.
+    pub fn begin_history(&self, name: &str, records: Vec<Value>) {
         self.script.with(|state| {
             name.clone_into(&mut state.history);
             state.records.clear();
             state.revision = 0;
+            state.add(records);
         });
         self.script.changed.send_modify(|number| *number += 1);
     }
@@ -274,6 +276,17 @@ impl Script {
 }
 
 impl State {
+    fn add(&mut self, records: Vec<Value>) {
+        for record in records {
+            self.revision += 1;
+            let device = record.get("device").and_then(Value::as_str);
+            let device = device.unwrap_or_default().to_owned();
+            self.records
+                .retain(|(there, ..)| *there != device || device.is_empty());
+            self.records.push((device, self.revision, record));
+        }
+    }
+
     fn answer(
         &self,
         records: &[&(String, u64, Value)],
@@ -287,6 +300,10 @@ impl State {
             "head": self.revision, "count": records.len(), "time": time.to_string(),
         });
         let mut body = format!("{header}\n");
+        let mut records = records.to_vec();
+        if self.behaviour.reversed {
+            records.reverse();
+        }
         for (_, revision, record) in records {
             let mut record = record.clone();
             if let Some(fields) = record.as_object_mut() {
@@ -296,6 +313,7 @@ impl State {
             body.push('\n');
         }
         body.truncate(body.len().saturating_sub(self.behaviour.cut));
+        body.extend(std::iter::repeat_n(' ', self.behaviour.padding));
         answer(StatusCode::OK, "application/x-ndjson", body)
     }
 }

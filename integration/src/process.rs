@@ -122,6 +122,20 @@ impl Process {
         }
     }
 
+    /// Waits for something for as long as the program runs.
+    ///
+    /// # Errors
+    /// What is waited for failed, or the program ended; then the error holds its last lines.
+    pub async fn meanwhile<T>(&mut self, waiting: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut waiting = std::pin::pin!(waiting);
+        loop {
+            tokio::select! {
+                done = &mut waiting => return done,
+                () = tokio::time::sleep(Duration::from_millis(50)) => self.check()?,
+            }
+        }
+    }
+
     /// Ends it at once, as a power cut would.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
@@ -132,5 +146,22 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_a_program_that_ends_hears_of_it_at_once() {
+        let mut program = Process::start(
+            Command::new("sh").args(["-c", "echo there is no such listener >&2; exit 3"]),
+        )
+        .unwrap();
+        let never = std::future::pending::<Result<()>>();
+        let error = program.meanwhile(never).await.unwrap_err().to_string();
+        assert!(error.contains("exit status: 3"), "{error}");
+        assert!(error.contains("there is no such listener"), "{error}");
     }
 }

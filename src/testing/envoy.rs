@@ -31,6 +31,13 @@ impl FakeRequest {
             .header(":scheme", "https")
     }
 
+    /// A CONNECT, which has no path.
+    pub fn connect(authority: &str) -> Self {
+        Self::default()
+            .header(":method", "CONNECT")
+            .header(":authority", authority)
+    }
+
     /// One more header; its name is put in lower case, as the proxy does.
     #[must_use]
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {

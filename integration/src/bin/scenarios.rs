@@ -8,7 +8,7 @@ use medbind_integration::envoy::Options;
 use medbind_integration::scenario::real::Stage;
 use medbind_integration::scenario::report::Report;
 use medbind_integration::scenario::row::{Place, Scenario};
-use medbind_integration::scenario::{special, table};
+use medbind_integration::scenario::{restart, shipped, special, table};
 use medbind_integration::tools::Tools;
 
 /// Runs the scenarios in a real Envoy.
@@ -25,17 +25,18 @@ struct Arguments {
     only: Option<String>,
 }
 
-const PLACES: [Place; 4] = [
+const PLACES: [Place; 5] = [
     Place::Fleet,
     Place::NoSynchroniser,
     Place::Stale,
     Place::OnDemand,
+    Place::Script,
 ];
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    let short = arguments.short && !arguments.full;
+    let (short, full) = (arguments.short && !arguments.full, arguments.full);
     let tools = Tools::find()?;
     let (major, minor) = tools.envoy_line()?;
     println!("Envoy {major}.{minor}");
@@ -53,14 +54,15 @@ async fn main() -> Result<ExitCode> {
         report.begin();
         let stage = Stage::set_with(&tools, place, &options, |bootstrap| match place {
             Place::Fleet => special::forwarding(bootstrap),
-            Place::NoSynchroniser | Place::Stale | Place::OnDemand => Ok(()),
+            Place::NoSynchroniser | Place::Stale | Place::OnDemand | Place::Script => Ok(()),
         });
         match stage.await {
-            Ok(stage) => Box::pin(run(stage, place, &here, &mut report, short)).await,
+            Ok(stage) => Box::pin(run(stage, place, &here, &mut report, short, full)).await,
             Err(error) => report.end(&format!("the place {place:?} is set up"), Err(error)),
         }
     }
-    special::alone(&tools, &mut report, short).await;
+    Box::pin(restart::alone(&tools, &mut report, short, full)).await;
+    Box::pin(shipped::files(&tools, &mut report, short)).await;
     Ok(if report.close() {
         ExitCode::SUCCESS
     } else {
@@ -68,7 +70,14 @@ async fn main() -> Result<ExitCode> {
     })
 }
 
-async fn run(mut stage: Stage, place: Place, rows: &[&Scenario], report: &mut Report, short: bool) {
+async fn run(
+    mut stage: Stage,
+    place: Place,
+    rows: &[&Scenario],
+    report: &mut Report,
+    short: bool,
+    full: bool,
+) {
     for row in rows {
         if let Some(reason) = row.native_alone {
             report.skip(row.name, reason);
@@ -79,7 +88,7 @@ async fn run(mut stage: Stage, place: Place, rows: &[&Scenario], report: &mut Re
         report.end(row.name, outcome);
     }
     if place == Place::Fleet {
-        special::fleet(&mut stage, report, short).await;
+        special::fleet(&mut stage, report, short, full).await;
     }
     if !short {
         special::after(place, &mut stage, report).await;

@@ -43,6 +43,9 @@ pub const ODD_SERIALS: [&str; 9] = [
 /// A serial of octets that are no text.
 pub const NO_TEXT: [u8; 4] = [0xff, 0x00, 0x0a, 0x80];
 
+/// The longest serial that there can be.
+pub const LONGEST: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
 /// Everything that the registry knows.
 pub fn fleet() -> Vec<Device> {
     let device = |id: String, state| Device {
@@ -66,11 +69,30 @@ pub fn fleet() -> Vec<Device> {
     ];
     let active = |serial: &[u8]| DeviceId::new("acme", serial).map(|id| id.to_string());
     let odd = ODD_SERIALS.iter().map(|serial| serial.as_bytes());
-    for serial in odd.chain([&NO_TEXT[..], b"SN-A", b"SN-B"]) {
+    for serial in odd.chain([&NO_TEXT[..], b"SN-A", b"SN-B", LONGEST.as_bytes()]) {
         devices.extend(active(serial).map(|id| device(id, BindingState::Active)));
     }
     devices.push(device("other:SN-A".to_owned(), BindingState::Active));
     devices
+}
+
+/// What a scripted registry says besides: records that this version cannot read, about devices
+/// and about nobody, and behind them a device that it can.
+pub fn unread() -> Vec<Value> {
+    let active = Device {
+        id: "acme:SN-BEHIND".to_owned(),
+        state: BindingState::Active,
+        expired: false,
+        pinned: false,
+    };
+    vec![
+        json!({"kind": "binding", "device": "acme:SN-NEW-STATE", "account": ACCOUNT,
+               "state": "quarantined", "class": CLASS}),
+        json!({"kind": "tether", "device": "acme:SN-NEW-KIND", "account": ACCOUNT,
+               "state": "active", "class": CLASS}),
+        json!({"kind": "weather", "sky": "blue"}),
+        active.record(0),
+    ]
 }
 
 impl Device {

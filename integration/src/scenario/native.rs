@@ -11,7 +11,7 @@ use medbind_core::time::Timestamp;
 use medbind_filter::testing::{FakeEnvoy, FakeRequest, Fate, World as Shared};
 use serde_json::{Value, json};
 
-use super::fleet::fleet;
+use super::fleet::{fleet, unread};
 use super::row::{Expect, Face, Listener, Place, Scenario};
 use super::world::{Addresses, World};
 use crate::bootstrap::Bootstrap;
@@ -68,9 +68,10 @@ impl Stage {
         let mut bootstrap = world.bootstrap(place, (1, 40), module, addresses)?;
         let shared = Shared::at(Timestamp::from_unix_seconds(now_seconds()));
         match place {
-            Place::Fleet | Place::OnDemand => synchronise(&shared, &mut bootstrap)?,
+            Place::Fleet | Place::OnDemand => synchronise(&shared, &mut bootstrap, &[])?,
+            Place::Script => synchronise(&shared, &mut bootstrap, &unread())?,
             Place::Stale => {
-                synchronise(&shared, &mut bootstrap)?;
+                synchronise(&shared, &mut bootstrap, &[])?;
                 shared.pass(Duration::from_mins(1));
             }
             Place::NoSynchroniser => {}
@@ -155,11 +156,14 @@ fn expected_counter(row: &Scenario) -> Vec<(String, u64)> {
 }
 
 fn request(world: &World, row: &Scenario) -> Result<FakeRequest> {
-    let mut request = FakeRequest::new(row.method, &row.path);
+    let mut request = match row.method {
+        "CONNECT" => FakeRequest::connect(&row.path),
+        method => FakeRequest::new(method, &row.path),
+    };
     if let Some(identity) = world.identity(&row.peer)? {
         request = match row.listener {
             Listener::Misread => request.handshake_of(identity.der()),
-            Listener::Edge | Listener::Open | Listener::Shadow => {
+            Listener::Edge | Listener::Open | Listener::Shadow | Listener::Picky => {
                 request.certificate(identity.der())
             }
         };
@@ -170,8 +174,9 @@ fn request(world: &World, row: &Scenario) -> Result<FakeRequest> {
     for (name, value) in &row.headers {
         request = request.header(name, value);
     }
-    if let Some(subject) = row.token {
-        request = request.token("medbind", ISSUER, subject);
+    // Of a token that does not hold, Envoy tells nothing.
+    if let Some(token) = row.token.filter(|token| token.flaw.is_none()) {
+        request = request.token("medbind", ISSUER, token.subject);
     }
     Ok(request)
 }
@@ -234,11 +239,11 @@ fn hidden(row: &Scenario, headers: &[(String, String)]) -> Result<()> {
     Ok(())
 }
 
-/// Runs the synchroniser of a bootstrap until it has read the whole fleet.
-fn synchronise(shared: &Shared, bootstrap: &mut Bootstrap) -> Result<()> {
+/// Runs the synchroniser of a bootstrap until it has read the whole fleet, and what else there is.
+fn synchronise(shared: &Shared, bootstrap: &mut Bootstrap, besides: &[Value]) -> Result<()> {
     let text = configuration(bootstrap.synchroniser()?);
     let mut envoy = FakeEnvoy::start(shared, &text).map_err(|said| anyhow!(said))?;
-    let page = page(shared.now());
+    let page = page(shared.now(), besides);
     for _ in 0..200 {
         envoy.tick();
         shared.pass(Duration::from_millis(100));
@@ -255,17 +260,22 @@ fn synchronise(shared: &Shared, bootstrap: &mut Bootstrap) -> Result<()> {
     )
 }
 
-/// The whole fleet as one answer of the feed.
-fn page(now: Timestamp) -> String {
+/// The whole fleet, and other records, as one answer of the feed.
+fn page(now: Timestamp, besides: &[Value]) -> String {
     let devices = fleet();
-    let head = devices.len();
+    let devices = devices.iter().map(|device| device.record(0));
+    let mut records = devices.chain(besides.iter().cloned()).collect::<Vec<_>>();
+    let head = records.len();
     let header = json!({
         "feed": "history-1", "version": 1, "cursor": format!("c{head}"), "more": false, "head": head,
         "count": head, "time": now.to_string(),
     });
     let mut text = format!("{header}\n");
-    for (device, revision) in devices.iter().zip(1_u64..) {
-        let _ = writeln!(text, "{}", device.record(revision));
+    for (record, revision) in records.iter_mut().zip(1_u64..) {
+        if let Some(fields) = record.as_object_mut() {
+            fields.insert("revision".to_owned(), json!(revision));
+        }
+        let _ = writeln!(text, "{record}");
     }
     text
 }

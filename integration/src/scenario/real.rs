@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::fleet::fleet;
+use super::fleet::{fleet, unread};
 use super::registry::Registry;
 use super::row::{Expect, Face, Place, Scenario};
 use super::world::{Addresses, World};
@@ -16,7 +16,6 @@ use crate::client::{Answer, Ask, Client, Protocol};
 use crate::envoy::{Envoy, Options, get};
 use crate::feed::{Behaviour, FeedServer};
 use crate::site::EDGE;
-use crate::token::ISSUER;
 use crate::tools::{Tools, present};
 use crate::upstream::{REQUEST_HEADER, Upstream};
 use crate::wait::until;
@@ -46,6 +45,7 @@ pub struct Stage {
     pub on_the_list: Identity,
     /// The line of Envoy.
     pub line: (u32, u32),
+    bootstrap: Bootstrap,
     number: u32,
 }
 
@@ -73,7 +73,7 @@ impl Stage {
         world.revoke(&[&on_the_list])?;
         let upstream = Upstream::start(&site.upstream_identity()?, &site.infra_ca).await?;
         let mut behind = match place {
-            Place::OnDemand => {
+            Place::OnDemand | Place::Script => {
                 Behind::Script(FeedServer::start(&site.registry_identity()?, &site.infra_ca).await?)
             }
             Place::Fleet | Place::NoSynchroniser | Place::Stale => {
@@ -88,6 +88,11 @@ impl Stage {
             Behind::Script(script) => {
                 for device in fleet() {
                     script.say(device.record(0));
+                }
+                if place == Place::Script {
+                    for record in unread() {
+                        script.say(record);
+                    }
                 }
                 script.address()
             }
@@ -109,10 +114,11 @@ impl Stage {
             envoy,
             on_the_list,
             line,
+            bootstrap,
             number: 0,
         };
         match place {
-            Place::Fleet => stage.wait_until(200, "\"ready\":true").await?,
+            Place::Fleet | Place::Script => stage.wait_until(200, "\"ready\":true").await?,
             Place::NoSynchroniser => stage.wait_until(503, "bindings_unavailable").await?,
             Place::Stale => {
                 stage.wait_until(200, "\"ready\":true").await?;
@@ -128,6 +134,17 @@ impl Stage {
             }
         }
         Ok(stage)
+    }
+
+    /// Another Envoy with the same configuration.
+    pub async fn start_again(&self, tools: &Tools, options: &Options) -> Result<Envoy> {
+        Envoy::start(
+            &tools.envoy,
+            &self.bootstrap,
+            self.world.site.folder(),
+            options,
+        )
+        .await
     }
 
     /// The real registry.
@@ -150,12 +167,11 @@ impl Stage {
     pub async fn wait_until(&mut self, status: u16, text: &str) -> Result<()> {
         let probes = self.envoy.listener("probes")?;
         let what = format!("the readiness path answers {status} {text}");
-        let waited = until(&what, READY_LIMIT, || async {
+        let looking = until(&what, READY_LIMIT, || async {
             let (said, body) = get(probes, "/ready").await.ok()?;
             (said == status && body.contains(text)).then_some(())
-        })
-        .await;
-        self.envoy.process.check()?;
+        });
+        let waited = self.envoy.process.meanwhile(looking).await;
         waited.with_context(|| self.envoy.process.stderr.tail(15))?;
         Ok(())
     }
@@ -214,8 +230,8 @@ impl Stage {
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect::<Vec<_>>();
         headers.push((REQUEST_HEADER.to_owned(), mark.to_owned()));
-        if let Some(subject) = row.token {
-            let token = self.world.site.tokens.token(ISSUER, subject)?;
+        if let Some(token) = row.token {
+            let token = self.world.site.tokens.token(token)?;
             headers.push(("authorization".to_owned(), format!("Bearer {token}")));
         }
         let trailers = row
@@ -349,7 +365,10 @@ fn octets(row: &Scenario, headers: &[(String, String)], trailers: &[(String, Str
     for (name, value) in headers {
         let _ = write!(text, "{name}: {value}\r\n");
     }
-    if trailers.is_empty() {
+    if row.method == "CONNECT" {
+        // What would follow is no content (RFC 9110, 9.3.6).
+        text.push_str("\r\n");
+    } else if trailers.is_empty() {
         text.push_str("content-length: 2\r\n\r\nok");
     } else {
         text.push_str("transfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n");

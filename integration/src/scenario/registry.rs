@@ -195,12 +195,10 @@ fn serve(command: &Path, folder: &Path, address: SocketAddr) -> Result<Process> 
 
 async fn wait_for(process: &mut Process) -> Result<()> {
     let said = process.stdout.clone();
-    let waited = until("the registry listens", START_LIMIT, || async {
+    let listening = until("the registry listens", START_LIMIT, || async {
         said.find("listening on")
-    })
-    .await;
-    process.check()?;
-    waited?;
+    });
+    process.meanwhile(listening).await?;
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use medbind_core::deny::DenyCode;
 
 use crate::certificate::Spec;
+use crate::token::{Algorithm, Token};
 
 /// Where a scenario happens: which Envoy, and what it knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,6 +16,8 @@ pub enum Place {
     Stale,
     /// Bindings are asked for on demand, of a registry that does not answer.
     OnDemand,
+    /// The whole fleet is known, from a registry that also says what nobody here understands.
+    Script,
 }
 
 /// Which listener is called.
@@ -28,11 +31,20 @@ pub enum Listener {
     Shadow,
     /// Its guard looks for the certificate where this Envoy does not put it.
     Misread,
+    /// Its guard reads identities from URIs and DNS names, and takes P-256 keys and RSA keys of
+    /// 3072 bits alone; open.
+    Picky,
 }
 
 impl Listener {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Edge, Self::Open, Self::Shadow, Self::Misread];
+    pub const ALL: [Self; 5] = [
+        Self::Edge,
+        Self::Open,
+        Self::Shadow,
+        Self::Misread,
+        Self::Picky,
+    ];
 
     /// Its name in the bootstrap.
     pub const fn name(self) -> &'static str {
@@ -41,13 +53,14 @@ impl Listener {
             Self::Open => "open",
             Self::Shadow => "shadow",
             Self::Misread => "misread",
+            Self::Picky => "picky",
         }
     }
 
     /// The label of its decisions' counter.
     pub const fn mode(self) -> &'static str {
         match self {
-            Self::Edge | Self::Open | Self::Misread => "enforce",
+            Self::Edge | Self::Open | Self::Misread | Self::Picky => "enforce",
             Self::Shadow => "shadow",
         }
     }
@@ -126,8 +139,8 @@ pub struct Scenario {
     pub headers: Vec<(&'static str, &'static str)>,
     /// Trailer fields.
     pub trailers: Vec<(&'static str, &'static str)>,
-    /// The subject of a token that the sign-in service made.
-    pub token: Option<&'static str>,
+    /// A token that claims to be of the sign-in service.
+    pub token: Option<Token>,
     /// What is to happen.
     pub expect: Expect,
     /// Fields that must not reach the upstream, besides medbind's own.
@@ -242,10 +255,20 @@ impl Scenario {
         self
     }
 
-    /// Sends a token of this subject.
+    /// Sends a good token of this subject.
     #[must_use]
-    pub fn token(mut self, subject: &'static str) -> Self {
-        self.token = Some(subject);
+    pub fn token(self, subject: &'static str) -> Self {
+        self.shows(Token {
+            subject,
+            algorithm: Algorithm::EdDsa,
+            flaw: None,
+        })
+    }
+
+    /// Sends this token.
+    #[must_use]
+    pub fn shows(mut self, token: Token) -> Self {
+        self.token = Some(token);
         self
     }
 

@@ -4,9 +4,10 @@ use medbind_core::deny::DenyCode;
 use medbind_core::identity::DeviceId;
 use rcgen::{CustomExtension, ExtendedKeyUsagePurpose, KeyUsagePurpose};
 
-use super::fleet::{NO_TEXT, ODD_SERIALS};
+use super::fleet::{LONGEST, NO_TEXT, ODD_SERIALS};
 use super::row::{Expect, Face, Listener, Place, Scenario, Signer, scenario, tags};
-use crate::certificate::San;
+use crate::certificate::{KeyKind, San};
+use crate::token::{Algorithm, Flaw, Token};
 
 /// All of it.
 pub fn table() -> Vec<Scenario> {
@@ -17,6 +18,10 @@ pub fn table() -> Vec<Scenario> {
     rows.extend(hostile_paths());
     rows.extend(odd_serials());
     rows.extend(shadow());
+    rows.extend(keys());
+    rows.extend(names());
+    rows.extend(tokens());
+    rows.extend(unread_records());
     rows
 }
 
@@ -35,7 +40,7 @@ fn permits() -> Vec<Scenario> {
             "a renewed certificate of another key is the same device",
             "SN-A",
         )
-        .with(|spec| spec.key = &rcgen::PKCS_ECDSA_P384_SHA384),
+        .with(|spec| spec.key = KeyKind::P384),
         scenario("a certificate without extended key usage is served", "SN-A")
             .with(|spec| spec.purposes.clear()),
         scenario("two sources that agree are one identity", "SN-A")
@@ -532,6 +537,17 @@ fn hostile_paths() -> Vec<Scenario> {
                 .expect(Expect::NotServed),
         );
     }
+    rows.push(
+        scenario("a CONNECT, which has no path, is refused", "SN-A")
+            .on(Listener::Open)
+            .asks("CONNECT", "edge.example:443")
+            .deny(DenyCode::NotPermitted),
+    );
+    rows.push(
+        scenario("at the shipped listener a CONNECT is not served", "SN-A")
+            .asks("CONNECT", "edge.example:443")
+            .expect(Expect::NotServed),
+    );
     rows
 }
 
@@ -570,7 +586,183 @@ fn odd_serials() -> Vec<Scenario> {
                 .permit_as(id.as_str()),
         );
     }
+    rows.push(scenario("a serial of 64 octets is served", LONGEST));
+    rows.push(
+        scenario("a serial of 65 octets is none", &format!("{LONGEST}g"))
+            .asks("POST", format!("/v1/devices/acme:{LONGEST}/readings"))
+            .deny(DenyCode::NoDeviceIdentity),
+    );
     rows
+}
+
+/// What a device's key may be.
+fn keys() -> Vec<Scenario> {
+    use Listener::{Open, Picky};
+    let uri = |serial: &str| vec![San::Uri(format!("urn:dev:ops:32473-{serial}"))];
+    vec![
+        scenario("a device with an RSA key of 2048 bits is served", "SN-A")
+            .with(|spec| spec.key = KeyKind::Rsa(2048)),
+        scenario("a device with an Ed25519 key is served", "SN-A")
+            .on(Open)
+            .with(|spec| spec.key = KeyKind::Ed25519),
+        scenario("a device with an RSA key of 1024 bits is refused", "SN-A")
+            .on(Open)
+            .with(|spec| spec.key = KeyKind::Rsa(1024))
+            .deny(DenyCode::CertificateNotAllowed)
+            .natively("no TLS library of a client signs with so short a key"),
+        scenario(
+            "a type of key that the policy does not name is refused",
+            "SN-A",
+        )
+        .on(Picky)
+        .with(|spec| {
+            spec.sans = uri("SN-A");
+            spec.key = KeyKind::P384;
+        })
+        .deny(DenyCode::CertificateNotAllowed),
+        scenario(
+            "an RSA key shorter than the policy wants is refused",
+            "SN-A",
+        )
+        .on(Picky)
+        .with(|spec| {
+            spec.sans = uri("SN-A");
+            spec.key = KeyKind::Rsa(2048);
+        })
+        .deny(DenyCode::CertificateNotAllowed),
+        scenario("a key that the policy names is served", "SN-A")
+            .on(Picky)
+            .with(|spec| spec.sans = uri("SN-A")),
+    ]
+}
+
+/// Names that are not in the subject.
+fn names() -> Vec<Scenario> {
+    use Listener::Picky;
+    let uri = |serial: &str| San::Uri(format!("urn:dev:ops:32473-{serial}"));
+    let dns = |serial: &str| San::Dns(format!("{serial}.devices.acme.example"));
+    vec![
+        scenario(
+            "a URI that is there twice with one value is one identity",
+            "SN-A",
+        )
+        .on(Picky)
+        .with(|spec| spec.sans = vec![uri("SN-A"), uri("SN-A")]),
+        scenario("two values of one URI source are two identities", "SN-A")
+            .on(Picky)
+            .with(|spec| spec.sans = vec![uri("SN-A"), uri("SN-B")])
+            .deny(DenyCode::AmbiguousDeviceIdentity),
+        scenario("a URI and a DNS name that agree are one identity", "SN-A")
+            .on(Picky)
+            .with(|spec| spec.sans = vec![uri("SN-A"), dns("SN-A")]),
+        scenario(
+            "a URI and a DNS name that differ are two identities",
+            "SN-A",
+        )
+        .on(Picky)
+        .with(|spec| spec.sans = vec![uri("SN-A"), dns("SN-B")])
+        .deny(DenyCode::AmbiguousDeviceIdentity),
+        scenario("a URI of another form is no identity", "SN-A")
+            .on(Picky)
+            .with(|spec| spec.sans = vec![San::Uri("urn:dev:ops:32473-SN-A/SN-B".to_owned())])
+            .deny(DenyCode::NoDeviceIdentity),
+        scenario("a wildcard is no identity", "SN-A")
+            .on(Picky)
+            .with(|spec| spec.sans = vec![dns("*")])
+            .deny(DenyCode::NoDeviceIdentity),
+        scenario(
+            "a source that the issuer does not list is not looked at",
+            "SN-A",
+        )
+        .on(Picky)
+        .with(|spec| spec.sans.clear())
+        .deny(DenyCode::NoDeviceIdentity),
+    ]
+}
+
+/// Tokens of accounts, good and bad.
+fn tokens() -> Vec<Scenario> {
+    use Algorithm::{EdDsa, Es256, Rs256};
+    let good = [
+        ("a token signed by ES256 is taken", Es256),
+        ("a token signed by RS256 is taken", Rs256),
+    ];
+    let bad = [
+        (
+            "a token with a broken signature is none",
+            EdDsa,
+            Flaw::Signature,
+        ),
+        (
+            "a token of ES256 with a broken signature is none",
+            Es256,
+            Flaw::Signature,
+        ),
+        (
+            "a token of RS256 with a broken signature is none",
+            Rs256,
+            Flaw::Signature,
+        ),
+        ("a token that another key signed is none", EdDsa, Flaw::Key),
+        (
+            "a token that another key signed by ES256 is none",
+            Es256,
+            Flaw::Key,
+        ),
+        ("a token that has expired is none", EdDsa, Flaw::Expired),
+        ("a token of later is none", EdDsa, Flaw::NotYetValid),
+        ("a token for somebody else is none", EdDsa, Flaw::Audience),
+        ("a token of another issuer is none", EdDsa, Flaw::Issuer),
+    ];
+    let row = |name, algorithm, flaw| {
+        scenario(name, "SN-A")
+            .anonymous()
+            .asks("GET", "/v1/account")
+            .shows(Token {
+                subject: "acc-1",
+                algorithm,
+                flaw,
+            })
+    };
+    let permit = vec![
+        ("x-medbind-principal".to_owned(), "account".to_owned()),
+        ("x-medbind-account".to_owned(), "acc-1".to_owned()),
+    ];
+    let good = good
+        .into_iter()
+        .map(|(name, algorithm)| row(name, algorithm, None).permit(permit.clone()));
+    let bad = bad
+        .into_iter()
+        .map(|(name, algorithm, flaw)| row(name, algorithm, Some(flaw)).deny(DenyCode::NoAccount));
+    good.chain(bad).collect()
+}
+
+/// A newer registry says what this version does not know.
+fn unread_records() -> Vec<Scenario> {
+    vec![
+        scenario(
+            "a device in a state that nobody here knows is refused",
+            "SN-NEW-STATE",
+        )
+        .at(Place::Script)
+        .deny(DenyCode::BindingsUnavailable),
+        scenario(
+            "a device of which a record of unknown kind tells is refused",
+            "SN-NEW-KIND",
+        )
+        .at(Place::Script)
+        .deny(DenyCode::BindingsUnavailable),
+        scenario(
+            "what stands behind records that nobody here knows is read",
+            "SN-BEHIND",
+        )
+        .at(Place::Script),
+        scenario(
+            "what stands before records that nobody here knows is read",
+            "SN-A",
+        )
+        .at(Place::Script),
+    ]
 }
 
 fn shadow() -> Vec<Scenario> {

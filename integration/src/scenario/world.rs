@@ -89,6 +89,15 @@ impl World {
             }
         }
         set(bootstrap.guard("shadow")?, "mode", json!("shadow"))?;
+        let names = json!([
+            {"source": "san.uri", "template": "urn:dev:ops:32473-{serial}"},
+            {"source": "san.dns", "template": "{serial}.devices.acme.example"},
+        ]);
+        let picky = bootstrap.guard("picky")?;
+        let issuers = json!([self.site.issuer(NAMESPACE, &[&self.site.device_ca], &names)]);
+        set(picky, "issuers", issuers)?;
+        let keys = json!({"types": ["p256", "rsa"], "min_rsa_bits": 3072});
+        set(picky, "key_policy", keys)?;
         let misread = bootstrap.guard("misread")?;
         set(misread, "certificate_source", json!("forwarded_header"))?;
         set(
@@ -144,7 +153,7 @@ impl World {
 
     fn settle(bootstrap: &mut Bootstrap, place: Place) -> Result<()> {
         match place {
-            Place::Fleet => {}
+            Place::Fleet | Place::Script => {}
             Place::NoSynchroniser => remove(bootstrap.value_mut(), "bootstrap_extensions"),
             Place::Stale => {
                 let bindings = json!({"max_stale": "3s"});
@@ -194,6 +203,25 @@ pub fn open(bootstrap: &mut Bootstrap, name: &str) -> Result<()> {
     )?;
     remove(context, "crl");
     remove(context, "only_verify_leaf_cert_crl");
+    let parameters = bootstrap
+        .tls(name)?
+        .pointer_mut("/common_tls_context/tls_params");
+    // Those that Envoy offers by itself, and Ed25519.
+    set(
+        parameters.context("no parameters of TLS")?,
+        "signature_algorithms",
+        json!([
+            "ecdsa_secp256r1_sha256",
+            "rsa_pss_rsae_sha256",
+            "rsa_pkcs1_sha256",
+            "ecdsa_secp384r1_sha384",
+            "rsa_pss_rsae_sha384",
+            "rsa_pkcs1_sha384",
+            "rsa_pss_rsae_sha512",
+            "rsa_pkcs1_sha512",
+            "ed25519",
+        ]),
+    )?;
     let manager = bootstrap.http(name)?;
     set(manager, "normalize_path", json!(false))?;
     set(
