@@ -107,7 +107,7 @@ enum Then {
     Synchronises,
 }
 
-const VARIANTS: [Variant; 8] = [
+const VARIANTS: [Variant; 9] = [
     Variant {
         name: "http.yaml as it is shipped is taken, and serves",
         file: "http.yaml",
@@ -187,6 +187,15 @@ const VARIANTS: [Variant; 8] = [
         },
         by_header: false,
         then: Then::ServesNoAccounts,
+        since: (1, 36),
+        short: false,
+    },
+    Variant {
+        name: "http.yaml without revocation lists serves",
+        file: "http.yaml",
+        change: |text| without(text, "crl"),
+        by_header: false,
+        then: Then::Serves,
         since: (1, 36),
         short: false,
     },
