@@ -96,7 +96,7 @@ pub fn build(modules: &[Module]) -> Result<()> {
                 "--profile",
                 "module",
             ])
-            .env("CARGO_ENCODED_RUSTFLAGS", toolchain.reproducible_flags()?);
+            .env("CARGO_ENCODED_RUSTFLAGS", toolchain.module_flags()?);
         if *module == Module::Trap {
             cargo.args(["--features", "trap"]);
         }

@@ -99,8 +99,9 @@ impl Toolchain {
     }
 
     /// The compiler's flags that make the module the same wherever it is built: no path of the
-    /// machine stands in it. The words are separated as `CARGO_ENCODED_RUSTFLAGS` wants them.
-    pub fn reproducible_flags(&self) -> Result<String> {
+    /// machine stands in it, and small. The words are separated as `CARGO_ENCODED_RUSTFLAGS` wants
+    /// them.
+    pub fn module_flags(&self) -> Result<String> {
         let rustc = match self {
             Self::Rustup => "rustc",
             Self::Debian => "/usr/bin/rustc",
@@ -115,10 +116,12 @@ impl Toolchain {
         if let Ok(real) = source.canonicalize() {
             remaps.push((real, "/rust"));
         }
-        let flags = remaps
+        let remaps = remaps
             .iter()
-            .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()))
-            .collect::<Vec<_>>();
+            .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()));
+        // SHA-2 in loops: 17 KiB less, and a certificate is hashed once.
+        let small = ["--cfg", r#"sha2_backend_soft="compact""#].map(str::to_owned);
+        let flags: Vec<String> = remaps.chain(small).collect();
         Ok(flags.join("\x1f"))
     }
 }
