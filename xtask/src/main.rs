@@ -61,6 +61,11 @@ struct EnvoyArgs {
 }
 
 impl EnvoyArgs {
+    /// Fails where what was asked for is no Envoy; fetches nothing.
+    fn check(&self) -> Result<()> {
+        self.envoy.as_deref().map_or(Ok(()), envoy::check)
+    }
+
     /// The binary to run, fetched where it has to be.
     fn binary(&self) -> Result<PathBuf> {
         envoy::find(self.envoy.as_deref().unwrap_or(envoy::NEWEST))

@@ -21,7 +21,8 @@ use crate::workspace;
 /// The options of `cargo xtask test`.
 #[derive(Args)]
 pub struct TestArgs {
-    /// Also what takes long: every supported line of Envoy in full
+    /// Also what takes long: every supported line of Envoy in full, the registry and Envoy killed
+    /// again and again, a larger crowd of strangers, the story across containers
     #[arg(long)]
     full: bool,
     #[command(flatten)]
@@ -149,6 +150,11 @@ impl Tally {
 /// `cargo xtask test`.
 pub fn run(args: &TestArgs) -> ExitCode {
     let watch = Stopwatch::start();
+    // Before all that takes long: an Envoy that there is not.
+    if let Err(error) = args.envoy.check() {
+        shell::report(&error);
+        return ExitCode::FAILURE;
+    }
     let mut total = Tally::default();
     let mut rows = Vec::new();
     for step in Step::ALL {
@@ -230,17 +236,19 @@ fn run_step(step: Step, args: &TestArgs, tally: &mut Tally) -> Result<()> {
         Step::Scenarios => {
             module::build(&[Module::Deployed, Module::Trap])?;
             programs::build(&["medbind", "scenarios"])?;
-            scenarios(&args.envoy, args, false, tally)?;
+            let mut outcome = scenarios(&args.envoy, args, false, tally);
             if args.envoy.envoy.is_none() && args.scenario.is_none() {
-                // The other lines of Envoy: the short table, or all of it.
+                // The other lines of Envoy: the short table, or all of it; whether or not one
+                // before has failures.
                 for release in RELEASES.iter().skip(1) {
                     shell::say(&format!("    Envoy {}", release.version));
                     let envoy = EnvoyArgs {
                         envoy: Some(release.version.to_owned()),
                     };
-                    scenarios(&envoy, args, !args.full, tally)?;
+                    outcome = outcome.and(scenarios(&envoy, args, !args.full, tally));
                 }
             }
+            outcome?;
         }
         Step::Documents => {
             for (program, what_for) in [
