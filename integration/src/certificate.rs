@@ -10,12 +10,14 @@ use rcgen::{
     DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod,
     KeyPair, KeyUsagePurpose, PublicKeyData, RevokedCertParams, SerialNumber, SubjectPublicKeyInfo,
 };
-use rsa::pkcs8::{EncodePrivateKey as _, EncodePublicKey as _};
+use rsa::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, EncodePublicKey as _};
+use rsa::signature::{RandomizedSigner as _, SignatureEncoding as _};
 use rsa::traits::PublicKeyParts as _;
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, Signer, SigningKey};
+use rustls::{SignatureAlgorithm, SignatureScheme};
 use sha2::{Digest, Sha256};
 
 /// A day.
@@ -101,7 +103,12 @@ impl Identity {
 
     /// As rustls shows it, whether or not rustls would take the certificate itself.
     pub fn certified_key(&self) -> Result<Arc<CertifiedKey>> {
-        let key = any_supported_type(&self.private_key())?;
+        let key = match any_supported_type(&self.private_key()) {
+            Ok(key) => key,
+            Err(error) => Arc::new(AnyRsa(
+                rsa::PrivateKey::from_pkcs8_der(&self.key).map_err(|_| error)?,
+            )),
+        };
         Ok(Arc::new(CertifiedKey::new(self.chain.clone(), key)))
     }
 
@@ -398,6 +405,34 @@ impl RsaKey {
             &pkcs8,
             &rcgen::PKCS_RSA_SHA256,
         )?)
+    }
+}
+
+/// An RSA key of any length: rustls signs with no short one.
+#[derive(Clone, Debug)]
+struct AnyRsa(rsa::PrivateKey);
+
+impl SigningKey for AnyRsa {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        let offered = offered.contains(&SignatureScheme::RSA_PSS_SHA256);
+        offered.then(|| Box::new(self.clone()) as Box<dyn Signer>)
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        SignatureAlgorithm::RSA
+    }
+}
+
+impl Signer for AnyRsa {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+        let key = rsa::pss::SigningKey::<Sha256>::new(self.0.clone());
+        let signature = key.try_sign_with_rng(&mut rand::rng(), message);
+        let signature = signature.map_err(|error| rustls::Error::General(error.to_string()))?;
+        Ok(signature.to_vec())
+    }
+
+    fn scheme(&self) -> SignatureScheme {
+        SignatureScheme::RSA_PSS_SHA256
     }
 }
 

@@ -48,7 +48,8 @@ async fn main() -> Result<ExitCode> {
             .iter()
             .filter(|row| row.place == place && (row.short || !short) && report.wants(row.name))
             .collect::<Vec<_>>();
-        if here.is_empty() && arguments.only.is_some() && place == Place::NoSynchroniser {
+        // Of the stories, those of the short table are all told in the fleet.
+        if here.is_empty() && short && place != Place::Fleet {
             continue;
         }
         report.begin();
