@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use medbind_core::deny::DenyCode;
 use rustls::SupportedProtocolVersion;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
@@ -453,6 +453,9 @@ async fn misdirected(stage: &mut Stage) -> Result<()> {
 }
 
 async fn logs(stage: &mut Stage) -> Result<()> {
+    // In this order, so that the line of the permit is there when the line of the refusal is.
+    let permitted = new_device(stage, "edge", "SN-LOGGED").await?;
+    is_served(&permitted.send(&reading("SN-LOGGED")).await?)?;
     let refused = stage.device("edge", "SN-REVOKED")?;
     is_code(
         &refused.send(&reading("SN-REVOKED")).await?,
@@ -473,7 +476,22 @@ async fn logs(stage: &mut Stage) -> Result<()> {
             "a log holds a device identity: {line}"
         );
     }
-    Ok(())
+    let accesses = stage.envoy.access_log();
+    let says = |principal: Value, code: Value, class: Value| {
+        let line = accesses.iter().rev().find(|line| {
+            line["principal"] == principal && line["code"] == code && line["class"] == class
+        });
+        let device = line.and_then(|line| line["device"].as_str());
+        ensure!(
+            device.is_some_and(|device| device.len() == 16),
+            "the log of accesses has no line of {principal} with code {code}, class {class} and a \
+             pseudonym; its last one: {:?}",
+            accesses.last()
+        );
+        Ok(())
+    };
+    says(json!("device"), Value::Null, json!("cgm"))?;
+    says(Value::Null, json!("binding_revoked"), Value::Null)
 }
 
 async fn registry_down(stage: &mut Stage) -> Result<()> {
