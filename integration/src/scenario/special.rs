@@ -268,7 +268,12 @@ async fn events(stage: &mut Stage, protocol: Protocol) -> Result<()> {
         .await
         .context("the stream goes on")??;
     println!("      suspended to cut: {:.0?}", start.elapsed());
-    ensure!(!clean, "the stream came to a clean end");
+    // Envoy 1.36 resets without an error (NO_ERROR), which reads like an end in order.
+    let reads_like_an_end = protocol == Protocol::Http2 && stage.line < (1, 37);
+    ensure!(
+        clean == reads_like_an_end,
+        "the stream came to a clean end: {clean}"
+    );
     let counted = stage.envoy.metric("medbind_streams_cut", &[]).await?;
     ensure!(counted > cut, "the cut was not counted");
     if protocol == Protocol::Http2 {
