@@ -113,9 +113,31 @@ pub(crate) struct Store {
     pseudonym_key: Arc<PseudonymKey>,
     clock: Clock,
     readers: SqlitePool,
+    /// How the writer is opened, also again.
+    opening: Arc<Opening>,
     /// `None` once it is closed.
     writer: Arc<Mutex<Option<SqliteConnection>>>,
     head: watch::Sender<Head>,
+}
+
+/// How the connection that writes is opened.
+#[derive(Debug)]
+struct Opening {
+    options: SqliteConnectOptions,
+    max_pages: Option<u32>,
+}
+
+impl Opening {
+    async fn connect(&self) -> sqlx::Result<SqliteConnection> {
+        let mut writer = SqliteConnection::connect_with(&self.options).await?;
+        if let Some(pages) = self.max_pages {
+            let limit = format!("PRAGMA max_page_count = {pages}");
+            sqlx::query(AssertSqlSafe(limit))
+                .execute(&mut writer)
+                .await?;
+        }
+        Ok(writer)
+    }
 }
 
 /// A transaction that changes things. What it does is on disk, whole, before anybody hears of it.
@@ -146,16 +168,8 @@ impl Store {
             .busy_timeout(Duration::from_secs(10))
             .pragma("cache_size", "-65536");
         let explain = |source: sqlx::Error| explain(path, source);
-        let mut writer = SqliteConnection::connect_with(&options)
-            .await
-            .map_err(explain)?;
-        if let Some(pages) = max_pages {
-            let limit = format!("PRAGMA max_page_count = {pages}");
-            sqlx::query(AssertSqlSafe(limit))
-                .execute(&mut writer)
-                .await
-                .map_err(explain)?;
-        }
+        let opening = Opening { options, max_pages };
+        let mut writer = opening.connect().await.map_err(explain)?;
         check_ours(&mut writer, path).await?;
         migrate(&mut writer, path).await?;
         let (history, pseudonym_key) = identity(&mut writer, path, clock.now()).await?;
@@ -171,7 +185,13 @@ impl Store {
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(Duration::from_secs(30))
-            .connect_with(options.create_if_missing(false).read_only(true))
+            .connect_with(
+                opening
+                    .options
+                    .clone()
+                    .create_if_missing(false)
+                    .read_only(true),
+            )
             .await
             .map_err(explain)?;
         Ok(Self {
@@ -179,6 +199,7 @@ impl Store {
             pseudonym_key: Arc::new(pseudonym_key),
             clock,
             readers,
+            opening: Arc::new(opening),
             writer: Arc::new(Mutex::new(Some(writer))),
             head: watch::Sender::new(head),
         })
@@ -229,6 +250,7 @@ impl Store {
             let connection = writer.as_mut().ok_or(StoreError::Closed)?;
             let result = store.transact(connection, work).await;
             if result.is_err() {
+                store.make_usable(connection).await;
                 store.look_again(connection).await;
             }
             result
@@ -256,6 +278,24 @@ impl Store {
         tx.commit().await.map_err(StoreError::from)?;
         self.publish(head);
         Ok(result)
+    }
+
+    /// A disk that is full ends `SQLite`'s transaction behind our back, and the connection takes
+    /// no other one: then it is replaced, so that changes are made again once there is room.
+    async fn make_usable(&self, connection: &mut SqliteConnection) {
+        let usable = match connection.begin_with("BEGIN").await {
+            Ok(tx) => tx.rollback().await.is_ok(),
+            Err(_) => false,
+        };
+        if usable {
+            return;
+        }
+        match self.opening.connect().await {
+            // What was not committed is rolled back with the old one.
+            Ok(new) => drop(core::mem::replace(connection, new)),
+            // The next failure tries again.
+            Err(error) => tracing::error!("opening the database again: {error}"),
+        }
     }
 
     /// After a failure it is for the database to say what was committed.

@@ -183,4 +183,13 @@ async fn a_full_disk_refuses_changes_and_goes_on_answering() {
     let page = registry.edge().feed("").await;
     assert_eq!((page.header.head, page.bindings.len()), (1, 1));
     assert_eq!(operator.get("/v1/devices/acme:SN1").await.0, 200);
+    // And a change that has room is made.
+    let nothing = serde_json::json!({});
+    let (status, answer) = operator
+        .post("/v1/devices/acme:SN1/suspend", &nothing)
+        .await;
+    assert_eq!(
+        (status.as_u16(), &answer["state"]),
+        (200, &"suspended".into())
+    );
 }

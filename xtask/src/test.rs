@@ -216,12 +216,15 @@ fn run_step(step: Step, args: &TestArgs, tally: &mut Tally) -> Result<()> {
             // One after the other, whether or not the first has failures. The module's shape is
             // one of these tests.
             module::build(&[Module::Deployed])?;
-            let tests = counted(
-                cargo("test")
-                    .args(["--workspace", "--all-targets", "--no-fail-fast"])
-                    .env("MEDBIND_MODULE", Module::Deployed.path()),
-                tally,
-            );
+            let mut tests = cargo("test");
+            tests
+                .args(["--workspace", "--all-targets", "--no-fail-fast"])
+                .env("MEDBIND_MODULE", Module::Deployed.path());
+            if args.full {
+                // Loops that are long, such as killing a registry twenty times.
+                tests.env("MEDBIND_FULL", "1");
+            }
+            let tests = counted(&mut tests, tally);
             let examples = counted(
                 cargo("test").args(["--workspace", "--doc", "--no-fail-fast"]),
                 tally,
@@ -254,6 +257,10 @@ fn run_step(step: Step, args: &TestArgs, tally: &mut Tally) -> Result<()> {
             for (program, what_for) in [
                 ("curl", "curl, which asks as a device does,"),
                 ("sqlite3", "sqlite3, which backs the registry up,"),
+                (
+                    "openssl",
+                    "openssl, which makes a device's key as firmware does,",
+                ),
             ] {
                 if !shell::exists(program) {
                     shell::install(&[program], what_for)?;

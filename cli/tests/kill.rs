@@ -1,0 +1,345 @@
+//! A registry that is killed in the middle of its work, or whose disk is full: what it acknowledged
+//! is on disk.
+//!
+//! Of the kills: two rounds, and twenty where `MEDBIND_FULL` is set, as `cargo xtask test --full` does.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+
+use common::Desk;
+use futures_util::StreamExt as _;
+use medbind_core::claim::{CODE_SYMBOLS, ClaimCode, ClaimSecret, SECRET_SYMBOLS};
+use reqwest::{Certificate, Client, Identity};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+/// The devices that a round claims.
+const CLAIMED: u32 = 60;
+/// The devices that a round imports meanwhile: several transactions.
+const IMPORTED: u32 = 20_000;
+
+/// A device before it is enrolled, the same for the same number.
+struct Device {
+    name: String,
+    code: ClaimCode,
+    secret: ClaimSecret,
+}
+
+impl Device {
+    fn new(number: u32) -> Self {
+        let mut code = [0; CODE_SYMBOLS];
+        let mut secret = [7; SECRET_SYMBOLS];
+        for (place, octet) in number.to_be_bytes().into_iter().enumerate() {
+            (code[2 * place], code[2 * place + 1]) = (octet >> 4, octet & 0xF);
+            (secret[2 * place], secret[2 * place + 1]) = (octet >> 4, octet & 0xF);
+        }
+        Self {
+            name: format!("acme:SN{number}"),
+            code: ClaimCode::from_entropy(code),
+            secret: ClaimSecret::from_entropy(secret),
+        }
+    }
+
+    fn line(&self) -> String {
+        let (code, hash) = (&self.code, self.secret.hash());
+        format!(
+            "{}\n",
+            json!({"device": self.name, "code": code, "secret_hash": hash, "class": "cgm"})
+        )
+    }
+}
+
+fn lines(numbers: std::ops::Range<u32>) -> String {
+    numbers.map(|number| Device::new(number).line()).collect()
+}
+
+const SERVE: [&str; 6] = [
+    "serve",
+    "--data-dir",
+    "data",
+    "--listen",
+    "127.0.0.1:0",
+    "--json",
+];
+
+/// A registry in a process of its own, which can be killed.
+struct Registry {
+    process: Child,
+    base: String,
+}
+
+impl Registry {
+    fn start(desk: &Desk) -> Self {
+        Self::wait_for(desk.command(&SERVE))
+    }
+
+    /// Its files may grow to a mebibyte and no further: writing fails, as on a disk that is full.
+    fn start_without_room(desk: &Desk) -> Self {
+        let serve = desk.command(&SERVE);
+        let mut limited = Command::new("bash");
+        limited
+            .args(["-c", "trap '' XFSZ; ulimit -S -f 1024; exec \"$0\" \"$@\""])
+            .arg(serve.get_program())
+            .args(serve.get_args())
+            .current_dir(desk.path(""));
+        Self::wait_for(limited)
+    }
+
+    /// Takes that limit away.
+    fn give_room(&self) {
+        let pid = self.process.id().to_string();
+        let given = Command::new("prlimit")
+            .args(["--fsize=unlimited:unlimited", "--pid", &pid])
+            .status();
+        assert!(given.unwrap().success());
+    }
+
+    fn wait_for(mut command: Command) -> Self {
+        let mut process = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let told: Value = serde_json::from_str(&line).unwrap();
+        let base = format!("https://{}", told["address"].as_str().unwrap());
+        Self { process, base }
+    }
+
+    fn kill(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+fn client(desk: &Desk) -> Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let file = |name: &str| desk.read(&format!("data/operator/{name}"));
+    Client::builder()
+        .tls_certs_only([Certificate::from_pem(file("ca.pem").as_bytes()).unwrap()])
+        .identity(Identity::from_pem((file("cert.pem") + &file("key.pem")).as_bytes()).unwrap())
+        .no_proxy()
+        .build()
+        .unwrap()
+}
+
+/// Sends an import; calls `acknowledged` with each count that the registry says is on disk.
+/// Answers the last line, where it came.
+async fn import(
+    client: &Client,
+    base: &str,
+    body: String,
+    acknowledged: impl Fn(u64),
+) -> Option<Value> {
+    let request = client
+        .post(format!("{base}/v1/devices"))
+        .header("content-type", "application/x-ndjson")
+        .body(body);
+    let mut answer = request.send().await.ok()?.bytes_stream();
+    let mut octets = Vec::new();
+    while let Some(Ok(chunk)) = answer.next().await {
+        octets.extend_from_slice(&chunk);
+        while let Some(end) = octets.iter().position(|octet| *octet == b'\n') {
+            let line: Vec<u8> = octets.drain(..=end).collect();
+            let line: Value = serde_json::from_slice(&line).unwrap();
+            if let Some(imported) = line["imported"].as_u64() {
+                acknowledged(imported);
+            }
+            if line["done"].is_boolean() {
+                return Some(line);
+            }
+        }
+    }
+    None
+}
+
+async fn claim(client: &Client, base: &str, device: &Device, account: &str) -> bool {
+    let body = json!({"code": device.code, "secret": device.secret.reveal().to_string(), "account": account});
+    let request = client.post(format!("{base}/v1/claims")).json(&body);
+    request
+        .send()
+        .await
+        .is_ok_and(|answer| answer.status().is_success())
+}
+
+/// What was acknowledged before the registry was killed.
+#[derive(Default)]
+struct Acknowledged {
+    imported: u64,
+    claims: BTreeSet<u32>,
+}
+
+/// One round: claims one after the other while an import runs, and the registry is killed once
+/// `enough` claims are acknowledged.
+fn interrupted(
+    runtime: &Runtime,
+    registry: Registry,
+    client: &Client,
+    first: u32,
+    enough: usize,
+) -> Acknowledged {
+    let seen = Arc::new(Mutex::new(Acknowledged::default()));
+    let dead = Arc::new(AtomicBool::new(false));
+    let base = registry.base.clone();
+    let importing = {
+        let (client, base, seen) = (client.clone(), base.clone(), seen.clone());
+        let body = lines(first + CLAIMED..first + CLAIMED + IMPORTED);
+        runtime.spawn(async move {
+            import(&client, &base, body, |count| {
+                seen.lock().unwrap().imported = count;
+            })
+            .await
+        })
+    };
+    let (one_more, claimed) = mpsc::channel();
+    let claiming = {
+        let (client, seen, dead) = (client.clone(), seen.clone(), dead.clone());
+        runtime.spawn(async move {
+            for number in first..first + CLAIMED {
+                if claim(
+                    &client,
+                    &base,
+                    &Device::new(number),
+                    &format!("acc-{number}"),
+                )
+                .await
+                {
+                    seen.lock().unwrap().claims.insert(number);
+                    let _ = one_more.send(());
+                }
+                if dead.load(Ordering::SeqCst) {
+                    break;
+                }
+            }
+        })
+    };
+    for _ in 0..enough {
+        claimed.recv().unwrap();
+    }
+    registry.kill();
+    dead.store(true, Ordering::SeqCst);
+    runtime.block_on(async {
+        claiming.await.unwrap();
+        importing.await.unwrap();
+    });
+    std::mem::take(&mut seen.lock().unwrap())
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_kill_and_an_import_can_be_sent_again() {
+    let rounds = if std::env::var_os("MEDBIND_FULL").is_some() {
+        20
+    } else {
+        2
+    };
+    let runtime = Runtime::new().unwrap();
+    let desk = Desk::new();
+    let mut registry = Registry::start(&desk);
+    let client = client(&desk);
+    let mut all_claims = BTreeSet::new();
+    for round in 0..rounds {
+        let first = round * (CLAIMED + IMPORTED) + 1;
+        let claimed = lines(first..first + CLAIMED);
+        let done = runtime
+            .block_on(import(&client, &registry.base, claimed, |_| ()))
+            .unwrap();
+        assert_eq!(
+            (&done["imported"], &done["done"]),
+            (&json!(CLAIMED), &json!(true))
+        );
+
+        // Sooner and later, so that it is killed in all parts of the import.
+        let enough = usize::try_from(1 + round * 7 % (CLAIMED - 1)).unwrap();
+        let acknowledged = interrupted(&runtime, registry, &client, first, enough);
+        assert!(acknowledged.claims.len() >= enough);
+        println!(
+            "round {round}: killed after {} claims and {} of {IMPORTED} lines",
+            acknowledged.claims.len(),
+            acknowledged.imported
+        );
+        all_claims.extend(acknowledged.claims.iter().copied());
+
+        registry = Registry::start(&desk);
+        runtime.block_on(async {
+            for number in &all_claims {
+                let name = Device::new(*number).name;
+                let shown = client
+                    .get(format!("{}/v1/devices/{name}", registry.base))
+                    .send()
+                    .await;
+                let shown: Value = shown.unwrap().json().await.unwrap();
+                assert_eq!(
+                    shown["account"],
+                    format!("acc-{number}"),
+                    "round {round}: {shown}"
+                );
+            }
+            let again = lines(first + CLAIMED..first + CLAIMED + IMPORTED);
+            let done = import(&client, &registry.base, again, |_| ())
+                .await
+                .unwrap();
+            let count = |name: &str| done[name].as_u64().unwrap_or(0);
+            assert_eq!(
+                (count("rejected"), &done["done"]),
+                (0, &json!(true)),
+                "{done}"
+            );
+            assert_eq!(
+                count("imported") + count("unchanged"),
+                u64::from(IMPORTED),
+                "{done}"
+            );
+            assert!(
+                count("unchanged") >= acknowledged.imported,
+                "round {round}: {done}"
+            );
+        });
+    }
+    registry.kill();
+}
+
+#[test]
+fn a_disk_that_was_full_takes_changes_again_once_there_is_room() {
+    let runtime = Runtime::new().unwrap();
+    let desk = Desk::new();
+    let registry = Registry::start_without_room(&desk);
+    let client = client(&desk);
+    runtime.block_on(async {
+        let few = import(&client, &registry.base, lines(1..11), |_| ())
+            .await
+            .unwrap();
+        assert_eq!(few["imported"], 10, "{few}");
+        let many = import(&client, &registry.base, lines(11..IMPORTED), |_| ())
+            .await
+            .unwrap();
+        assert_eq!(many["done"], false, "{many}");
+        let acknowledged = many["imported"].as_u64().unwrap();
+        // What is there is shown, and fed.
+        let shown = client
+            .get(format!("{}/v1/devices/acme:SN1", registry.base))
+            .send()
+            .await;
+        assert_eq!(shown.unwrap().status(), 200);
+
+        registry.give_room();
+        assert!(claim(&client, &registry.base, &Device::new(1), "acc-1").await);
+        let again = import(&client, &registry.base, lines(11..IMPORTED), |_| ())
+            .await
+            .unwrap();
+        assert_eq!(again["done"], true, "{again}");
+        assert_eq!(
+            again["unchanged"].as_u64().unwrap_or(0),
+            acknowledged,
+            "{again}"
+        );
+    });
+    registry.kill();
+}
