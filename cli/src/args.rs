@@ -188,7 +188,7 @@ pub struct Serve {
     #[arg(long, value_name = "DIR")]
     pub data_dir: PathBuf,
     /// The address to listen on; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443")]
+    #[arg(long, value_name = "ADDRESS", value_parser = socket, default_value = "127.0.0.1:8443")]
     pub listen: SocketAddr,
     /// A DNS name or IP address of the server's certificate; may be given several times
     ///
@@ -289,13 +289,13 @@ pub struct EdgeInit {
     #[arg(long, value_name = "FILE")]
     pub service_ca: Option<PathBuf>,
     /// Where devices connect
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8443")]
+    #[arg(long, value_name = "ADDRESS", value_parser = socket, default_value = "0.0.0.0:8443")]
     pub listen: SocketAddr,
     /// Where load balancers ask whether it is ready
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "ADDRESS", value_parser = socket, default_value = "127.0.0.1:8080")]
     pub probes: SocketAddr,
     /// Envoy's admin page; keep it on loopback
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9901")]
+    #[arg(long, value_name = "ADDRESS", value_parser = socket, default_value = "127.0.0.1:9901")]
     pub admin: SocketAddr,
     /// The module, from `cargo xtask module`
     #[arg(long, value_name = "FILE", default_value = "dist/medbind.wasm")]
@@ -633,6 +633,13 @@ pub enum Shell {
     Zsh,
     /// fish
     Fish,
+}
+
+fn socket(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "expected the IP address of this machine and a port, such as 127.0.0.1:8443 or 0.0.0.0:8443"
+            .to_owned()
+    })
 }
 
 fn span(text: &str) -> Result<Duration, String> {

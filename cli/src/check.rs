@@ -33,6 +33,9 @@ impl Severity {
     }
 }
 
+/// What stands in a shipped file where a certificate goes.
+const PLACEHOLDER: &str = "(the PEM of ";
+
 /// One thing that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
@@ -98,6 +101,19 @@ impl Found {
     fn finding(&self, severity: Severity, problem: &ConfigProblem) -> Finding {
         let inner = problem.path.to_string();
         let line = self.node.line_of(&inner);
+        let text = self.node.text_at(&inner).unwrap_or_default();
+        if text.contains(PLACEHOLDER) {
+            return Finding {
+                severity,
+                line,
+                field: format!("{}.{inner}", self.field),
+                what: "this is the placeholder of the file as it is shipped".to_owned(),
+                mend:
+                    "put the certificate (PEM) of the CA that signs your devices in its place, or \
+                       let `medbind edge init` make the whole file"
+                        .to_owned(),
+            };
+        }
         let field = if problem.path.segments().is_empty() {
             self.field.clone()
         } else if self.field.is_empty() {

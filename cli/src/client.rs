@@ -151,7 +151,22 @@ impl Registry {
     pub fn failed(&self, error: &reqwest::Error) -> Failure {
         let why = innermost(error);
         let failure = Failure::refused(format_args!("cannot connect to {}: {why}", self.base));
-        if why.contains("UnknownIssuer") || why.contains("BadSignature") {
+        if why.contains("certificate expired") || why.contains("not valid yet") {
+            failure.next(
+                "is this machine's clock right? If it is, the registry's certificate has ended: \
+                 `medbind serve` makes a new one when it is started again",
+            )
+        } else if why.contains("alert: CertificateExpired") {
+            failure.next(
+                "the certificate in --credentials has ended, or the registry's clock is wrong; \
+                 renew it: medbind ca issue DIR --ca DATA_DIR/infra-ca --renew",
+            )
+        } else if why.contains("alert: UnsupportedCertificate") {
+            failure.next(
+                "the certificate in --credentials is no client's: use an operator's, such as \
+                 DATA_DIR/operator",
+            )
+        } else if why.contains("UnknownIssuer") || why.contains("BadSignature") {
             failure.next("ca.pem of --credentials is not the CA of this registry")
         } else if why.contains("NotValidForName") {
             failure.next("start `medbind serve` with --server-name for the name in --registry")

@@ -241,11 +241,23 @@ pub async fn list(args: &List, global: &Global) -> Outcome {
     if !global.json {
         let headings = ["DEVICE", "STATE", "ACCOUNT", "CLASS", "EPOCH", "REVISION"];
         output::text(&output::table(&headings, &rows));
+        if rows.is_empty() {
+            anstream::eprintln!("{}", nothing_found(args));
+        }
     }
     if more && let Some(after) = after {
         anstream::eprintln!("there are more: add --after {after}, or --limit 0 for all");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Why a list may be empty.
+fn nothing_found(args: &List) -> &'static str {
+    if args.pseudonym.is_some() {
+        "no device has this pseudonym: it is 16 hex digits, and another registry's are others"
+    } else {
+        "no device fits"
+    }
 }
 
 fn list_path(args: &List, after: Option<&str>, limit: u64) -> Result<String, Failure> {

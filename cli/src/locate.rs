@@ -128,6 +128,16 @@ impl Node {
     /// The line of a field path such as `rules[2].principals`: of the nearest part of it that is
     /// there.
     pub fn line_of(&self, path: &str) -> u64 {
+        self.follow(path).1
+    }
+
+    /// The text at a field path, as far as there is one.
+    pub fn text_at(&self, path: &str) -> Option<&str> {
+        self.follow(path).0.text()
+    }
+
+    /// The node at a field path, or the last one on the way to it, and its line.
+    fn follow(&self, path: &str) -> (&Self, u64) {
         let mut node = self;
         let mut line = self.line;
         for part in path.split(['.', '[']) {
@@ -142,7 +152,7 @@ impl Node {
             node = next;
             line = if next.line == 0 { line } else { next.line };
         }
-        line
+        (node, line)
     }
 }
 

@@ -28,6 +28,12 @@ pub async fn serve(args: &Serve, global: &Global) -> Outcome {
         log.try_init()
     };
 
+    for name in &args.server_names {
+        medbind_registry::pki::check_server_name(name).map_err(|error| {
+            Failure::usage(format_args!("--server-name: {error}"))
+                .next("write the name or address alone: registry.example, 10.0.0.7")
+        })?;
+    }
     let mut config = Config::new(&args.data_dir);
     config.listen = args.listen;
     config.server_names.clone_from(&args.server_names);

@@ -318,6 +318,18 @@ fn a_guard_that_nothing_feeds_is_pointed_out() {
 }
 
 #[test]
+fn the_shipped_file_says_what_goes_where_its_placeholder_is() {
+    let desk = Desk::new();
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../envoy/http.yaml");
+    let said = desk.run(&["check", shipped]).ended_with(2).out;
+    assert!(
+        said.contains("placeholder") && said.contains("medbind edge init"),
+        "{said}"
+    );
+    assert!(said.ends_with("1 errors, 0 warnings\n"), "{said}");
+}
+
+#[test]
 fn what_holds_no_configuration_says_so() {
     let desk = desk();
     desk.write(

@@ -236,7 +236,7 @@ impl DataDir {
                     path: dir.clone(),
                 });
             }
-            warnings.extend(near_expiry(&dir.join(CERTIFICATE_FILE), now));
+            warnings.extend(near_expiry(&dir.join(CERTIFICATE_FILE), now, RENEW));
         }
         if let Some(why) = renewal(&server_dir, names, now)? {
             if let Some(ca) = &ca {
@@ -253,7 +253,7 @@ impl DataDir {
                 ));
             }
         }
-        warnings.extend(near_expiry(&ca_dir.join(CERTIFICATE_FILE), now));
+        warnings.extend(near_expiry(&ca_dir.join(CERTIFICATE_FILE), now, BEGIN_ANEW));
         warnings.extend(readable_by_others(&ca_dir.join(KEY_FILE)));
         warnings.extend(readable_by_others(&server_dir.join(KEY_FILE)));
         Ok(Identity {
@@ -286,17 +286,25 @@ fn renewal(dir: &Path, names: &[String], now: Timestamp) -> Result<Option<String
     Ok(missing.map(|name| format!("the certificate does not name {name}")))
 }
 
-fn near_expiry(path: &Path, now: Timestamp) -> Option<String> {
+/// What an operator does about a certificate that ends.
+const RENEW: &str = "renew it: medbind ca issue DIR --ca DATA_DIR/infra-ca --renew";
+/// The same for the CA, which nobody signs.
+const BEGIN_ANEW: &str = "every certificate of the infrastructure ends with it: move infra-ca, \
+    server, edge and operator away, and start again";
+
+fn near_expiry(path: &Path, now: Timestamp, mend: &str) -> Option<String> {
     let shown = path.display();
     match pki::read(path).and_then(|pem| CertificateFacts::from_pem(&pem)) {
-        Ok(facts) if now > facts.not_after => Some(format!(
-            "{shown} has ended at {}: renew it",
-            facts.not_after
+        Ok(facts) if now < facts.not_before => Some(format!(
+            "{shown} begins at {}, and this machine's clock says {now}: set the clock",
+            facts.not_before
         )),
-        Ok(facts) if now.after(NEAR_EXPIRY) > facts.not_after => Some(format!(
-            "{shown} ends at {}: renew it soon",
-            facts.not_after
-        )),
+        Ok(facts) if now > facts.not_after => {
+            Some(format!("{shown} has ended at {}; {mend}", facts.not_after))
+        }
+        Ok(facts) if now.after(NEAR_EXPIRY) > facts.not_after => {
+            Some(format!("{shown} ends at {}; {mend}", facts.not_after))
+        }
         Ok(_) => None,
         Err(error) => Some(error.to_string()),
     }
@@ -366,6 +374,18 @@ mod tests {
             2,
             "edge and operator: {:?}",
             renewed.warnings
+        );
+        // A clock that was set back is seen by what was made before.
+        let early = dir.identity(&more, "2026-11-23T12:00:00Z".parse().unwrap());
+        let clock = |warning: &String| warning.contains("set the clock");
+        assert_eq!(
+            early
+                .unwrap()
+                .warnings
+                .iter()
+                .filter(|one| clock(one))
+                .count(),
+            3
         );
         // Without the CA's key the old one is kept, and said.
         fs::remove_file(scratch.path().join("infra-ca/key.pem")).unwrap();

@@ -338,6 +338,8 @@ fn check_key(certificate: &Certificate, key: &KeyPair) -> Result<(), PkiError> {
 /// What a certificate file says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFacts {
+    /// The beginning of its validity.
+    pub not_before: Timestamp,
     /// The end of its validity.
     pub not_after: Timestamp,
     /// The DNS names and IP addresses among its subject alternative names.
@@ -349,7 +351,10 @@ impl CertificateFacts {
     pub fn from_pem(pem: &str) -> Result<Self, PkiError> {
         let certificate = parse_certificate(pem)?;
         let body = certificate.tbs_certificate();
-        let end = body.validity().not_after.to_unix_duration().as_secs();
+        let moment = |time: x509_cert::time::Time| {
+            let seconds = time.to_unix_duration().as_secs();
+            Timestamp::from_unix_seconds(i64::try_from(seconds).unwrap_or(i64::MAX))
+        };
         let names = body
             .get_extension::<SubjectAltName>()
             .map_err(|error| PkiError::Parse {
@@ -359,7 +364,8 @@ impl CertificateFacts {
             .map(|(_critical, names)| names.0)
             .unwrap_or_default();
         Ok(Self {
-            not_after: Timestamp::from_unix_seconds(i64::try_from(end).unwrap_or(i64::MAX)),
+            not_before: moment(body.validity().not_before),
+            not_after: moment(body.validity().not_after),
             server_names: names.iter().filter_map(name_text).collect(),
         })
     }
