@@ -266,12 +266,16 @@ fn fill(
         "                            # accounts: begin\n",
         &indented,
     )?;
+    let principals = "principals: [device, account]  # only devices: [device]";
     match &args.accounts {
-        Some(accounts) => template.fill(
-            "issuer: https://login.example",
-            &format!("issuer: {}", quoted(accounts)),
-        )?,
-        None => template.fill("principals: [device, account]", "principals: [device]")?,
+        Some(accounts) => {
+            template.fill(principals, "principals: [device, account]")?;
+            template.fill(
+                "issuer: https://login.example",
+                &format!("issuer: {}", quoted(accounts)),
+            )?;
+        }
+        None => template.fill(principals, "principals: [device]")?,
     }
     template.part("accounts", args.accounts.is_some());
     template.part("crl", args.crl.is_some());

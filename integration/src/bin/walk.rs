@@ -27,9 +27,10 @@ use tempfile::TempDir;
 
 /// The documents, in the order in which they are walked, and the heading of the part that is, where
 /// it is not the whole.
-const DOCUMENTS: [(&str, Option<&str>); 2] = [
+const DOCUMENTS: [(&str, Option<&str>); 3] = [
     ("README.md", Some("## Put it before your own service")),
     ("docs/operating.md", None),
+    ("docs/devices.md", None),
 ];
 /// How long a program that stays may take until it answers.
 const LIMIT: Duration = Duration::from_mins(1);
