@@ -433,6 +433,11 @@ impl Synchroniser {
                 });
             }
         };
+        // It never does within one history: what was read of this one may be gone.
+        if page.header.head < history.head {
+            self.begin_load(now, store, actions)?;
+            return Err(Trouble::refused("the history's newest revision went back"));
+        }
         if page.header.more && flight.cursor.as_ref() == Some(&page.header.cursor) {
             return Err(Trouble::refused(
                 "the answer promises more and does not go on",

@@ -550,6 +550,22 @@ fn an_answer_that_promises_more_and_does_not_go_on_is_refused() {
 }
 
 #[test]
+fn a_head_that_goes_back_while_a_history_is_read_has_it_read_anew() {
+    let mut world = World::one().with_devices(30);
+    world.registry.forced_limit = Some(10);
+    let second = format!("{}\",\"more\":true,\"head\":", world.registry.cursor(20));
+    world.network = Network::Replaced(vec![(format!("{second}30"), format!("{second}25"))]);
+    world.run(SECOND);
+    let times = world.logged("went back");
+    assert!(times > 0, "{:?}", world.log);
+    assert_eq!(world.logged("from the beginning"), times + 1);
+    assert_eq!(world.view().availability(), Err(Unavailable::Loading));
+    world.network = Network::Up;
+    world.run(2 * SECOND);
+    assert!(world.agrees());
+}
+
+#[test]
 fn a_revocation_in_a_history_that_is_still_being_read_is_announced() {
     let mut world = World::one().with_devices(3_000);
     world.run(SECOND);
