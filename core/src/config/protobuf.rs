@@ -121,6 +121,8 @@ fn list(mut input: &[u8], depth: u32) -> Option<Vec<Value>> {
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::read_struct;
 
