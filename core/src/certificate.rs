@@ -243,8 +243,9 @@ struct Extensions {
 /// they read one way only and a certificate burnt into a device cannot be issued again: a
 /// `BOOLEAN DEFAULT FALSE` that says FALSE, and a `keyUsage` that ends in zero bits.
 ///
-/// Refused although RFC 5280 knows them: versions 1 and 2, and times before 1970. Of the 405 certificates of the NIST PKITS, 402 are read; the others
-/// are two whose signatures are not whole octets on purpose, and one with a time before 1970.
+/// Refused although RFC 5280 knows them: versions 1 and 2, and times before 1970. Of the 405
+/// certificates of the NIST PKITS, 402 are read; the others are two whose signatures are not whole
+/// octets on purpose, and one with a time before 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerCertificate {
     digest: CertificateDigest,
@@ -760,7 +761,8 @@ mod tests {
 
     #[test]
     fn a_device_certificate_is_read_as_it_is() {
-        let draft = Draft::device();
+        let mut draft = Draft::device();
+        draft.serial_number = tlv(INTEGER, &[0x5A, 7]);
         let der = draft.signed();
         let certificate = PeerCertificate::parse(pem(&der).as_bytes()).unwrap();
         assert_eq!(certificate.digest(), CertificateDigest::of(&der));
@@ -780,7 +782,8 @@ mod tests {
         );
         assert_eq!(certificate.not_before().to_string(), "2026-01-01T00:00:00Z");
         assert_eq!(certificate.not_after().to_string(), "2036-01-01T00:00:00Z");
-        assert_eq!(certificate.serial_number(), [1]);
+        assert_eq!(certificate.serial_number(), [0x5A, 7]);
+        assert!(certificate.subject_text().ends_with("=SN1"));
         assert!(!certificate.is_ca() && certificate.has_client_auth());
         assert!(certificate.key_usage().unwrap().digital_signature());
         assert_eq!(certificate.purposes().unwrap(), [ID_KP_CLIENT_AUTH]);
@@ -1167,11 +1170,34 @@ mod tests {
             .fold(Draft::device(), Draft::with)
             .parsed();
         assert_eq!(certificate.critical_not_understood().len(), 29);
+        let mut draft = Draft::device();
+        draft.extensions = vec![purposes(&[id::SERVER_AUTH; 32])];
+        assert_eq!(draft.parsed().purposes().map(<[_]>::len), Some(32));
         let der = Draft::device()
             .with(extension("1.2.3", false, &vec![0; 15_000]))
             .signed();
-        assert!(der.len() < pem::MAX_DER_OCTETS);
-        assert!(PeerCertificate::parse(pem(&der).as_bytes()).is_ok());
+        assert!(der.len() < 16 * 1024);
+        let text = pem(&der);
+        assert!(PeerCertificate::parse(text.as_bytes()).is_ok());
+        let blanks = " ".repeat(64 * 1024 - text.len());
+        assert!(PeerCertificate::parse((text + &blanks).as_bytes()).is_ok());
+
+        // No certificate, but not for its length.
+        let der = tlv(SEQUENCE, &vec![0; 16 * 1024 - 4]);
+        assert_eq!(der.len(), 16 * 1024);
+        let refusals = [
+            PeerCertificate::parse_der(&der).unwrap_err(),
+            PeerCertificate::parse(pem(&der).as_bytes()).unwrap_err(),
+        ];
+        assert!(
+            !refusals.contains(&CertificateError::TooLong),
+            "{refusals:?}"
+        );
+        let longer = [der, vec![0]].concat();
+        assert_eq!(
+            PeerCertificate::parse_der(&longer),
+            Err(CertificateError::TooLong)
+        );
     }
 
     #[test]

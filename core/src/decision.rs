@@ -304,12 +304,6 @@ impl Check {
     }
 }
 
-impl fmt::Display for Check {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 /// Decides. See the module's documentation for the order.
 pub fn decide(
     policy: &Policy,

@@ -224,4 +224,15 @@ mod tests {
         assert!(DeviceId::new("acme", &[b'x'; 64]).is_ok());
         assert!(DeviceId::new(&"n".repeat(33), b"x").is_err());
     }
+
+    #[test]
+    fn the_longest_identity_is_read_as_it_is_written() {
+        let id = DeviceId::new(&"n".repeat(32), &[0; 64]).unwrap();
+        assert_eq!(id.as_str().len(), MAX_DEVICE_ID_OCTETS);
+        assert_eq!(id.as_str().parse(), Ok(id.clone()));
+        assert_eq!(
+            format!("{id}=00").parse::<DeviceId>(),
+            Err(DeviceIdError::LongSerial)
+        );
+    }
 }

@@ -508,6 +508,8 @@ mod tests {
                 other: 0
             }
         );
+        let error = IssuerSet::new(vec![acme.clone(), globex.clone(), globex.clone()]).unwrap_err();
+        assert_eq!(error.issuer(), 2, "the later of the two");
         let issuers = IssuerSet::new(vec![acme, globex]).unwrap();
         assert_eq!(issuers.iter().count(), 2);
         assert!(!issuers.is_empty() && IssuerSet::default().is_empty());
@@ -538,6 +540,21 @@ mod tests {
             namespace_of(&nobody, &device.signed()),
             Err(IssuerMismatch::Name)
         );
+    }
+
+    #[test]
+    fn where_nobody_signed_it_the_reason_is_that_of_who_came_nearest() {
+        let other = pem(&Draft::ca("Other CA", &key(3)).signed_by(&key(3)));
+        let acme = issuer("acme", &[ca()]).unwrap();
+        let other = issuer("other", &[other]).unwrap();
+        let forged = Draft::device().signed_by(&key(4));
+        for issuers in [vec![acme.clone(), other.clone()], vec![other, acme]] {
+            let issuers = IssuerSet::new(issuers).unwrap();
+            assert_eq!(
+                namespace_of(&issuers, &forged),
+                Err(IssuerMismatch::Signature)
+            );
+        }
     }
 
     #[test]

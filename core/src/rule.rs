@@ -1,6 +1,5 @@
 //! Which rule covers this request? Ordered rules by path and method; the first that fits is final.
 
-use core::fmt;
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -32,12 +31,6 @@ impl Principal {
             Self::Account => "account",
             Self::Anyone => "anyone",
         }
-    }
-}
-
-impl fmt::Display for Principal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 
@@ -463,6 +456,7 @@ mod tests {
 
     #[test]
     fn what_is_no_pattern_says_why_and_how_to_mend_it() {
+        let mut mends = std::collections::BTreeSet::new();
         let deep = "/a".repeat(65);
         let long = format!("/{}", "a".repeat(MAX_PATH_OCTETS));
         for (text, error) in [
@@ -493,7 +487,18 @@ mod tests {
             ("/{device}/{serial}", PatternError::DeviceTwice),
         ] {
             assert_eq!(Pattern::parse(text), Err(error.clone()), "{text}");
-            assert!(!error.mend().is_empty());
+            mends.insert(error.mend());
+        }
+        assert_eq!(mends.len(), 12, "each has its own: {mends:?}");
+    }
+
+    #[test]
+    fn the_longest_pattern_and_the_most_segments_are_read() {
+        let long = format!("/{}", "a".repeat(MAX_PATH_OCTETS - 1));
+        let deep = "/a".repeat(MAX_SEGMENTS);
+        for text in [long, deep] {
+            let pattern = Pattern::parse(&text).unwrap();
+            assert_eq!(pattern.as_str(), text);
         }
     }
 
@@ -511,6 +516,9 @@ mod tests {
             ("/a/*", "/a/**", false),
             ("/a/**", "/**", false),
             ("/a", "/b", false),
+            ("/a", "/a/b", false),
+            ("/a/*", "/a/b/c", false),
+            ("/a/b", "/a", false),
         ] {
             let (first, second) = (Pattern::parse(first), Pattern::parse(second));
             let (first, second) = (first.unwrap(), second.unwrap());

@@ -660,6 +660,8 @@ mod tests {
         ] {
             assert_eq!(algorithm.host_hash(), hash, "{algorithm}");
         }
+        let names = [A::EcdsaSha256, A::RsaPssSha512].map(|algorithm| algorithm.to_string());
+        assert_eq!(names, ["ECDSA with SHA-256", "RSA PSS with SHA-512"]);
     }
 
     fn rsa_spki(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {

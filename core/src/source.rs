@@ -639,6 +639,12 @@ mod tests {
             assert_eq!(text.parse::<UriTemplate>(), Err(uri), "{text}");
             assert_eq!(text.parse::<DnsTemplate>(), Err(dns), "{text}");
         }
+        let longest = format!("urn:{}{{serial}}", "x".repeat(256 - 12));
+        assert!(longest.parse::<UriTemplate>().is_ok());
+        assert_eq!(
+            format!("{longest}x").parse::<UriTemplate>(),
+            Err(E::Characters)
+        );
         for text in [
             "{serial}",
             "acme/{serial}",

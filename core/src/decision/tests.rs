@@ -647,6 +647,9 @@ fn a_prefix_keeps_the_accounts_of_two_issuers_apart() {
     assert_eq!(account("https://login.example").as_deref(), Some("home:7"));
     assert_eq!(account("https://sso.example").as_deref(), Some("clinic:7"));
     assert_eq!(account("https://login.example/"), None);
+    let issuers = policy.accounts().as_slice();
+    let issuers: Vec<&str> = issuers.iter().map(|one| &*one.issuer).collect();
+    assert_eq!(issuers, ["https://login.example", "https://sso.example"]);
 }
 
 #[test]
@@ -680,6 +683,29 @@ fn a_device_alone_is_decided_without_a_rule() {
     );
     let decision = decide_device(&policy, &Peer::None, &mut Table::new([]), NOW, &mut |_| {});
     assert!(matches!(decision, Decision::Deny(_)));
+}
+
+#[test]
+fn an_explanation_says_until_when_a_certificate_is_valid() {
+    for (not_after, says) in [
+        (NOW.after(seconds(60)), "to 2027-01-15T08:01:00Z, now"),
+        (Timestamp::MAX, "to no well-defined end, now"),
+    ] {
+        let peer = VerifiedPeer::for_test("acme:SN1", PIN, NOW, not_after);
+        let mut steps = Vec::new();
+        decide_device(
+            &policy(),
+            &Peer::Verified(peer),
+            &mut Table::new([binding("acme:SN1")]),
+            NOW,
+            &mut |step| steps.push(step),
+        );
+        let validity = steps
+            .iter()
+            .find(|one| one.step == Check::Validity.as_str());
+        let read = &validity.expect("validity is looked at").read;
+        assert!(read.contains(says), "{read}");
+    }
 }
 
 #[test]
