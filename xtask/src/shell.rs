@@ -157,6 +157,44 @@ pub fn is_terminal() -> bool {
     std::io::stderr().is_terminal()
 }
 
+/// What goes on in something that takes long and says how far it is: a line that changes on a
+/// terminal, now and then a plain line elsewhere.
+pub struct Progress {
+    title: String,
+    spinner: ProgressBar,
+    told: std::cell::Cell<Stopwatch>,
+}
+
+impl Progress {
+    /// Between two plain lines.
+    const PAUSE: Duration = Duration::from_secs(15);
+
+    /// Begins to show it.
+    pub fn start(title: &str) -> Self {
+        Self {
+            title: title.to_owned(),
+            spinner: spinner(title),
+            told: Stopwatch::start().into(),
+        }
+    }
+
+    /// How far it is.
+    pub fn tell(&self, how_far: &str) {
+        self.spinner
+            .set_message(format!("{}: {how_far}", self.title));
+        if !is_terminal() && self.told.get().elapsed() >= Self::PAUSE {
+            anstream::eprintln!("    {}: {how_far}", self.title);
+            self.told.set(Stopwatch::start());
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.spinner.finish_and_clear();
+    }
+}
+
 fn spinner(title: &str) -> ProgressBar {
     if !is_terminal() {
         anstream::eprintln!("    {title} ...");

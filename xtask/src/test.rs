@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -12,9 +12,11 @@ use clap::{Args, ValueEnum};
 use crate::EnvoyArgs;
 use crate::compose;
 use crate::envoy::RELEASES;
+use crate::fuzz;
 use crate::module::{self, Module};
 use crate::programs::{self, cargo};
 use crate::shell::{self, Stopwatch, human};
+use crate::tool::Tool;
 use crate::toolchain::Toolchain;
 use crate::workspace;
 
@@ -22,7 +24,7 @@ use crate::workspace;
 #[derive(Args)]
 pub struct TestArgs {
     /// Also what takes long: every supported line of Envoy in full, the registry and Envoy killed
-    /// again and again, a larger crowd of strangers, the story across containers
+    /// again and again, a larger crowd of strangers, the story across containers, fuzzing
     #[arg(long)]
     full: bool,
     #[command(flatten)]
@@ -34,6 +36,9 @@ pub struct TestArgs {
     #[arg(long, value_name = "TEXT")]
     scenario: Option<String>,
 }
+
+/// How long each target is fuzzed.
+const FUZZING: Duration = Duration::from_mins(1);
 
 /// One step.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -55,10 +60,13 @@ enum Step {
     Documents,
     /// The story across containers; with --full, or where it is named
     Compose,
+    /// Inputs that break a promise are looked for, a minute for each target: with --full, or
+    /// where it is named
+    Fuzz,
 }
 
 impl Step {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Format,
         Self::Lints,
         Self::Module,
@@ -67,7 +75,13 @@ impl Step {
         Self::Scenarios,
         Self::Documents,
         Self::Compose,
+        Self::Fuzz,
     ];
+
+    /// Whether it takes long, and is left to --full.
+    fn is_long(self) -> bool {
+        matches!(self, Self::Compose | Self::Fuzz)
+    }
 
     fn title(self) -> &'static str {
         match self {
@@ -79,6 +93,7 @@ impl Step {
             Self::Scenarios => "scenarios in a real Envoy",
             Self::Documents => "what the documents show",
             Self::Compose => "the story across containers",
+            Self::Fuzz => "bounded fuzzing",
         }
     }
 }
@@ -95,6 +110,12 @@ impl Tally {
     const ONE: Self = Self {
         passed: 1,
         failed: 0,
+        skipped: 0,
+    };
+
+    const ONE_FAILED: Self = Self {
+        passed: 0,
+        failed: 1,
         skipped: 0,
     };
 
@@ -161,7 +182,7 @@ pub fn run(args: &TestArgs) -> ExitCode {
         let wanted = if args.scenario.is_some() {
             step == Step::Scenarios
         } else if args.only.is_empty() {
-            step != Step::Compose || args.full
+            args.full || !step.is_long()
         } else {
             args.only.contains(&step)
         };
@@ -235,6 +256,15 @@ fn run_step(step: Step, args: &TestArgs, tally: &mut Tally) -> Result<()> {
         Step::Module => {
             module::build(&[Module::Deployed, Module::Trap])?;
             tally.add(Tally::ONE);
+        }
+        Step::Fuzz => {
+            for found in fuzz::look(&fuzz::Target::ALL, FUZZING)? {
+                tally.add(if found.is_clean() {
+                    Tally::ONE
+                } else {
+                    Tally::ONE_FAILED
+                });
+            }
         }
         Step::Scenarios => {
             module::build(&[Module::Deployed, Module::Trap])?;
@@ -344,27 +374,14 @@ fn wasm_bindgen_runner() -> Result<PathBuf> {
     let lock = fs::read_to_string(workspace::root().join("Cargo.lock"))?;
     let version =
         locked_version(&lock, "wasm-bindgen").context("Cargo.lock names no wasm-bindgen")?;
-    let folder = workspace::tools().join(format!("wasm-bindgen-{version}"));
-    let runner = folder.join("bin/wasm-bindgen-test-runner");
-    if !Path::new(&runner).is_file() {
-        // Not --locked: the crate's own lock file asks for versions that are gone.
-        let mut install = cargo("install");
-        install
-            .args([
-                "wasm-bindgen-cli",
-                "--debug",
-                "--version",
-                version,
-                "--root",
-            ])
-            .arg(&folder)
-            .arg("--target-dir")
-            .arg(workspace::tools().join("build"))
-            .env("CARGO_PROFILE_DEV_DEBUG", "false");
-        let title = format!("installing wasm-bindgen-cli {version}");
-        shell::run_quietly(&title, &mut install, Duration::from_mins(20))?;
-    }
-    Ok(runner)
+    let tool = Tool {
+        package: "wasm-bindgen-cli",
+        version,
+        binary: "wasm-bindgen-test-runner",
+        // The crate's own lock file asks for versions that are gone.
+        locked: false,
+    };
+    tool.find()
 }
 
 fn locked_version<'a>(lock: &'a str, package: &str) -> Option<&'a str> {

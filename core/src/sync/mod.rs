@@ -14,7 +14,8 @@
 //!   back-off: an answer of another history, one whose head went back, one that is cut short, too
 //!   large or of another version, one that answers an older request. Meanwhile the cache gets
 //!   older, and is refused by its readers once it is too old.
-//! - **A history that is gone** (410), or whose answers carry another name, is read anew.
+//! - **A history that is gone** (410), whose answers carry another name, or whose newest revision
+//!   goes back while it is read, is read anew.
 //! - **A record that cannot be read** denies the device that it names. One that does not even say
 //!   which device it is about cannot be followed: the history is then read anew too, at most once
 //!   in [`SyncSettings::reload_interval`]; the device that it hides is not in what is read, and so

@@ -1,0 +1,6 @@
+//! `feed`, driven by libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|octets: &[u8]| {
+    medbind_fuzz::feed::run(octets);
+});

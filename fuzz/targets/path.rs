@@ -1,0 +1,6 @@
+//! `path`, driven by libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|octets: &[u8]| {
+    medbind_fuzz::path::run(octets);
+});
