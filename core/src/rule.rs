@@ -503,6 +503,26 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_concerns_devices_as_principals_or_by_its_path() {
+        for (path, principal, expected) in [
+            ("/a", Principal::Device, true),
+            ("/{device}", Principal::Account, true),
+            ("/{serial}", Principal::Account, true),
+            ("/{account}", Principal::Account, false),
+            ("/a", Principal::Anyone, false),
+        ] {
+            let rule = Rule {
+                pattern: Pattern::parse(path).unwrap(),
+                methods: None,
+                principals: Box::new([principal]),
+                tags: Arc::default(),
+                max_stale: None,
+            };
+            assert_eq!(rule.concerns_devices(), expected, "{path} {principal:?}");
+        }
+    }
+
+    #[test]
     fn a_pattern_that_covers_another_leaves_it_nothing() {
         for (first, second, expected) in [
             ("/**", "/a/b", true),

@@ -101,6 +101,23 @@ fn what_is_left_out_has_its_default() {
 }
 
 #[test]
+fn a_rule_is_set_to_what_is_written_there() {
+    let value = with(
+        guard_json(),
+        "/rules/0/tags",
+        json!({"traffic": "phi", "site": "a"}),
+    );
+    let value = with(value, "/rules/0/max_stale", json!("12h"));
+    let guard = guard(&value);
+    let rule = &guard.policy.rules().as_slice()[0];
+    assert_eq!(
+        rule.tags().iter().collect::<Vec<_>>(),
+        [("x-medbind-site", "a"), ("x-medbind-traffic", "phi")]
+    );
+    assert_eq!(rule.max_stale(), Some(Duration::from_hours(12)));
+}
+
+#[test]
 fn a_synchroniser_needs_its_registry_alone() {
     let config = PluginConfig::from_json(
         br#"{"role":"sync","registry":{"cluster":"registry","authority":"registry.example"},
