@@ -76,7 +76,7 @@ fn good(edge: &Edge, call: &FakeCall) -> String {
     String::from_utf8(edge.registry.feed(&call.path, edge.world.now())).unwrap()
 }
 
-/// Lets time pass and each call be answered by `answer`, until `done`; `meanwhile` holds each time.
+/// Lets time pass and each call be answered by `answer`, until `done`.
 fn run(
     edge: &mut Edge,
     mut answer: impl FnMut(&Edge, &FakeCall) -> (Option<u16>, String),
