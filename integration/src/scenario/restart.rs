@@ -116,10 +116,13 @@ fn keep_ports(bootstrap: &mut Bootstrap) -> Result<()> {
         .value_mut()
         .pointer_mut("/static_resources/listeners")
         .and_then(Value::as_array_mut);
+    // Held until all are chosen, so that no two get the same.
+    let mut held = Vec::new();
     for listener in listeners.into_iter().flatten() {
-        let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let free = std::net::TcpListener::bind("127.0.0.1:0")?;
         let place = listener.pointer_mut("/address/socket_address/port_value");
-        *place.context("a listener without port")? = json!(free.port());
+        *place.context("a listener without port")? = json!(free.local_addr()?.port());
+        held.push(free);
     }
     Ok(())
 }

@@ -96,7 +96,7 @@ pub async fn fleet(stage: &mut Stage, report: &mut Report, short: bool, full: bo
     case!(
         report,
         "a crowd of strangers does not push a known device out, and takes no memory",
-        crowd(stage, if full { 30_000 } else { 4_000 })
+        crowd(stage, if full { 100_000 } else { 4_000 })
     );
     case!(
         report,
