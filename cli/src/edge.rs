@@ -151,7 +151,17 @@ pub fn init(args: &EdgeInit, global: &Global) -> Outcome {
         .as_deref()
         .unwrap_or(client::DEFAULT_REGISTRY);
     let registry = Party::parse("--registry", registry_url)?;
-    let service = Party::parse("--service", &args.service)?;
+    let service = Party::parse("--service", &args.service).map_err(|error| {
+        if args.service.starts_with("http://") {
+            // Health data is encrypted on every hop.
+            error.next(
+                "the service must speak TLS: `medbind ca issue DIR --ca DATA_DIR/infra-ca --server \
+                 NAME` makes a certificate for it",
+            )
+        } else {
+            error
+        }
+    })?;
     check_name(&args.name)?;
     check_ports(args, &registry, &service)?;
     if args.dir.exists() {

@@ -21,6 +21,8 @@ use crate::output;
 const CHUNK: usize = 64 << 10;
 /// The most bad lines that the JSON answer names.
 const MAX_ERRORS: usize = 10_000;
+/// Where nobody sees a bar, a line is written each time so many are enrolled.
+const STEP: u64 = 100_000;
 
 /// One line of the registry's answer.
 #[derive(Debug, Deserialize)]
@@ -222,6 +224,10 @@ impl Tally {
         let progress: Progress =
             serde_json::from_slice(line).map_err(|error| registry.unexpected(&error))?;
         if let Some(imported) = progress.imported {
+            let steps = |count: u64| count.checked_div(STEP);
+            if bar.is_hidden() && show_errors && steps(imported) > steps(self.imported) {
+                anstream::eprintln!("{imported} enrolled so far");
+            }
             self.imported = imported;
             bar.set_message(format!(", {imported} enrolled"));
         }

@@ -144,6 +144,10 @@ fn what_an_edge_cannot_be_made_of_is_named_and_nothing_is_made() {
             "--name e.example --service http://s",
             "--service http://s: it must begin with https://",
         ),
+        (
+            "--name e.example --service http://s",
+            "the service must speak TLS",
+        ),
         ("--name e.example --service https://s/path", "no path"),
         (
             "--name e.example --service https://s --infra-ca ca-of-none",
