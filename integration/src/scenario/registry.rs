@@ -59,6 +59,16 @@ impl Registry {
         self.address
     }
 
+    /// Where it keeps its database, its certificates and keys.
+    pub fn data_dir(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("https://localhost:{}", self.address.port())
+    }
+
     /// Lets an Envoy speak to it as its edge.
     pub fn trust(&self, bootstrap: &mut Bootstrap) -> Result<()> {
         let edge = self.folder.path().join("edge");
@@ -178,8 +188,7 @@ impl Registry {
     }
 
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        let url = format!("https://localhost:{}{path}", self.address.port());
-        self.client.request(method, url)
+        self.client.request(method, self.url() + path)
     }
 }
 
