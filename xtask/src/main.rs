@@ -1,6 +1,7 @@
 //! The one tool a newcomer needs. `cargo xtask demo` tells the story, `cargo xtask test` tests
 //! it, `cargo xtask module` builds what Envoy loads.
 
+mod bench;
 mod compose;
 mod envoy;
 mod fuzz;
@@ -41,6 +42,11 @@ enum Command {
     Fuzz(fuzz::FuzzArgs),
     /// Change what decides in one place after the other, and see whether a test fails each time
     Mutants(mutants::MutantsArgs),
+    /// Measure what medbind costs, against the alternatives and against its goals
+    ///
+    /// Prints a table of figures and goals. A goal that is missed is a figure like any other: the
+    /// exit status is 0 wherever everything could be measured.
+    Bench(bench::BenchArgs),
     /// The story's parts as containers: start them, or tell the story across them
     Compose(compose::ComposeArgs),
     /// Get an Envoy, checked against its pinned SHA-256, and print where it is
@@ -87,6 +93,7 @@ fn main() -> ExitCode {
         Command::Module(args) => module::run(&args),
         Command::Mutants(args) => mutants::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Compose(args) => compose::run(&args),
         Command::Envoy { version } => envoy::run(&version),
     };

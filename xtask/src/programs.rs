@@ -1,6 +1,6 @@
 //! What is built and run for the subcommands that are programs of their own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::Result;
@@ -48,11 +48,16 @@ pub fn path(program: &str) -> PathBuf {
 
 /// A program of the harness, told where all that it needs is.
 pub fn harness(program: &str, envoy: &EnvoyArgs) -> Result<Command> {
-    let mut command = Command::new(path(program));
+    harness_with(&path(program), &path("medbind"), envoy)
+}
+
+/// The same, where this and the `medbind` command were built in another way.
+pub fn harness_with(program: &Path, medbind: &Path, envoy: &EnvoyArgs) -> Result<Command> {
+    let mut command = Command::new(program);
     command
         .current_dir(workspace::root())
         .env("MEDBIND_ENVOY", envoy.binary()?)
-        .env("MEDBIND_COMMAND", path("medbind"))
+        .env("MEDBIND_COMMAND", medbind)
         .env("MEDBIND_MODULE", Module::Deployed.path())
         .env("MEDBIND_TRAP_MODULE", Module::Trap.path())
         .stdin(Stdio::null());
