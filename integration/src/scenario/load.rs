@@ -15,6 +15,10 @@ use super::story::reading;
 use crate::client::{Answer, Client};
 use crate::wait::until;
 
+/// How long a caller waits where it was not served: without it, those whom nobody answers would
+/// keep the machine from starting what is to answer them.
+const BREATH: Duration = Duration::from_millis(5);
+
 /// What the callers saw.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen {
@@ -89,6 +93,7 @@ async fn ask_well(client: Client, stop: Arc<AtomicBool>, all: Arc<AtomicU32>) ->
         all.fetch_add(1, Ordering::Relaxed);
         let Some(answer) = answer else {
             seen.unserved += 1;
+            tokio::time::sleep(BREATH).await;
             continue;
         };
         let saw = answer
@@ -111,12 +116,13 @@ async fn ask_badly(callers: Vec<(Client, &'static str)>, stop: Arc<AtomicBool>) 
     let mut refused = 0;
     while !stop.load(Ordering::Relaxed) {
         for (client, names) in &callers {
-            if let Ok(answer) = client.send(&reading(names)).await {
-                ensure!(
+            match client.send(&reading(names)).await {
+                Ok(answer) => ensure!(
                     !answer.is_success(),
                     "a caller who may not was served as {names}: {}",
                     answer.text()
-                );
+                ),
+                Err(_) => tokio::time::sleep(BREATH).await,
             }
             refused += 1;
         }
