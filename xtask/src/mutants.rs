@@ -122,6 +122,7 @@ fn change(tool: &Path, folder: &Path, files: &[String], accepted: &Accepted) -> 
     command
         .args([
             "mutants",
+            "--workspace",
             "--caught",
             "--unviable",
             "--colors",
@@ -169,7 +170,8 @@ fn change(tool: &Path, folder: &Path, files: &[String], accepted: &Accepted) -> 
     drop(progress);
     // 2: some were missed, 3: some ran out of time. Everything else is no verdict.
     match status.code() {
-        Some(0 | 2 | 3) if !outcome.all.is_empty() => Ok(outcome),
+        Some(0) if outcome.all.is_empty() => bail!("there is nothing to change in these files"),
+        Some(0 | 2 | 3) => Ok(outcome),
         _ => bail!(
             "cargo-mutants ended with {status}; what it did is in {}",
             folder.join("mutants.out/log").display()

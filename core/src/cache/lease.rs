@@ -179,6 +179,34 @@ mod tests {
     }
 
     #[test]
+    fn a_heartbeat_that_is_as_old_as_the_timeout_still_holds() {
+        for now in [4_000, -4_000] {
+            let store = MemorySharedData::new();
+            let run = |owner, now| {
+                lead(&store, owner, Candidate::Worker, at(now), TIMEOUT, true).unwrap()
+            };
+            assert_eq!(term(run(1, 0)), Some(1));
+            assert_eq!(run(2, now), Leadership::Follower { vacant: false }, "{now}");
+        }
+    }
+
+    #[test]
+    fn a_leader_writes_its_heartbeat_four_times_a_timeout() {
+        let store = MemorySharedData::new();
+        let writes_after = |now| {
+            let leads = lead(&store, 1, Candidate::Worker, at(now), TIMEOUT, true).unwrap();
+            assert_eq!(term(leads), Some(1));
+            store.writes()
+        };
+        assert_eq!(writes_after(0), 1);
+        assert_eq!(writes_after(0), 1);
+        assert_eq!(writes_after(999), 1);
+        assert_eq!(writes_after(1_000), 2);
+        assert_eq!(writes_after(500), 3, "the clock stepped back");
+        assert_eq!(writes_after(1_499), 3);
+    }
+
+    #[test]
     fn a_vacant_place_is_left_where_it_may_not_be_taken() {
         let store = MemorySharedData::new();
         let run = |take| lead(&store, 1, Candidate::Worker, at(0), TIMEOUT, take).unwrap();
@@ -210,5 +238,15 @@ mod tests {
         for length in 0..octets.len() {
             assert_eq!(Lease::decode(&octets[..length]), Err(Corrupt));
         }
+        assert_eq!(Lease::decode(&[octets, vec![0]].concat()), Err(Corrupt));
+        let last = Lease {
+            term: u32::MAX,
+            ..lease
+        };
+        assert_eq!(
+            Lease::decode(&last.encode()),
+            Err(Corrupt),
+            "none is after it"
+        );
     }
 }

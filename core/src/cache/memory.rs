@@ -109,4 +109,18 @@ mod tests {
         assert_eq!(store.set("k", b"d", None), Ok(()));
         assert_eq!(store.get("k").unwrap().unwrap().0, b"d");
     }
+
+    #[test]
+    fn keys_octets_and_writes_are_counted() {
+        let store = MemorySharedData::new();
+        for (key, value) in [("a", &b"12"[..]), ("b", b"345"), ("c", b""), ("a", b"1234")] {
+            store.set(key, value, None).unwrap();
+        }
+        assert_eq!(
+            store.set("a", b"x", Some(1)),
+            Err(SharedDataError::CasMismatch)
+        );
+        assert_eq!((store.keys(), store.octets()), (3, 7));
+        assert_eq!((store.largest(), store.writes()), (4, 4));
+    }
 }
