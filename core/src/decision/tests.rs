@@ -652,6 +652,58 @@ fn a_prefix_keeps_the_accounts_of_two_issuers_apart() {
     assert_eq!(issuers, ["https://login.example", "https://sso.example"]);
 }
 
+/// A host that cannot say whether there is a token, and counts how often it is asked.
+#[derive(Default)]
+struct NoAnswer(std::cell::Cell<usize>);
+
+impl Tokens for NoAnswer {
+    fn verified(&self) -> Result<Option<&AccountToken>, DenyReason> {
+        self.0.set(self.0.get() + 1);
+        Err(DenyReason::Internal("the token"))
+    }
+}
+
+#[test]
+fn a_token_is_asked_for_where_a_rule_takes_an_account_and_no_answer_refuses() {
+    for (path, asked, permitted) in [
+        (READINGS, 0, true),
+        ("/healthz", 0, true),
+        ("/v1/devices/acme:SN1/x", 0, true),
+        ("/v1/accounts/acc-1", 1, false),
+        ("/v1/mine/SN1", 1, true),
+    ] {
+        let request = Request::by_device(path);
+        let tokens = NoAnswer::default();
+        let facts = Facts {
+            tokens: &tokens,
+            ..request.facts()
+        };
+        let mut table = request.table.clone();
+        match decide(&request.policy, &facts, &mut table, NOW) {
+            Decision::Permit(permit) => {
+                assert!(permitted, "{path}");
+                assert_ne!(permit.principal(), Principal::Account);
+            }
+            Decision::Deny(denial) => {
+                assert!(!permitted, "{path}: {denial:?}");
+                assert_eq!(denial.reason, DenyReason::Internal("the token"));
+            }
+            Decision::AskRegistry(_) => panic!("{path}"),
+        }
+        assert_eq!(tokens.0.get(), asked, "{path}");
+    }
+}
+
+#[test]
+fn a_policy_takes_accounts_where_a_token_issuer_is_named() {
+    assert!(policy().takes_accounts());
+    let json = json!({
+        "role": "http",
+        "rules": [{"path": "/live", "principals": ["anyone"]}],
+    });
+    assert!(!policy_of(&json).takes_accounts());
+}
+
 #[test]
 fn a_device_alone_is_decided_without_a_rule() {
     let policy = policy();
