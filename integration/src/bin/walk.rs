@@ -456,7 +456,7 @@ mod tests {
             steps(text, Some("## B")).unwrap(),
             [
                 step(11, "one --two", &["three"], 1),
-                step(15, "four &", &[], 0)
+                step(16, "four &", &[], 0)
             ]
         );
         assert_eq!(steps(text, None).unwrap().len(), 4);
