@@ -244,7 +244,7 @@ pub struct CaIssue {
     #[arg(long)]
     pub renew: bool,
     /// How long it is valid: 825d, 12h
-    #[arg(long, value_name = "SPAN", default_value = "825d")]
+    #[arg(long, value_name = "SPAN", default_value = crate::credentials::VALIDITY)]
     pub validity: String,
 }
 

@@ -27,6 +27,9 @@ pub fn infrastructure(dir: &Path) -> Result<CertificateAuthority, Failure> {
     })
 }
 
+/// How long a certificate of the infrastructure is valid, unless it is said otherwise.
+pub const VALIDITY: &str = "825d";
+
 /// Signs one for `validity`, which ends no later than the CA itself.
 pub fn issue(
     authority: &CertificateAuthority,
@@ -70,12 +73,9 @@ pub fn ca_issue(args: &CaIssue, global: &Global) -> Outcome {
     .map_err(Failure::refused)?;
     let facts =
         CertificateFacts::from_pem(&credentials.certificate_pem).map_err(Failure::refused)?;
-    let (whom, next) = match &purpose {
-        Purpose::Server(names) => (
-            format!("server {}", names.join(", ")),
-            "start what uses it again",
-        ),
-        Purpose::Client(role) => (role.to_string(), "start what uses it again"),
+    let whom = match &purpose {
+        Purpose::Server(names) => format!("server {}", names.join(", ")),
+        Purpose::Client(role) => role.to_string(),
     };
     if global.json {
         output::json(&json!({
@@ -85,15 +85,14 @@ pub fn ca_issue(args: &CaIssue, global: &Global) -> Outcome {
             "renewed": args.renew,
         }));
     } else {
-        let (dim, files) = (output::DIM, "cert.pem, key.pem and ca.pem");
-        let dir = args.dir.display();
-        let until = facts.not_after;
+        let (dim, dir, until) = (output::DIM, args.dir.display(), facts.not_after);
         output::line(&if args.renew {
             format!(
-                "{whom}: new cert.pem and key.pem in {dir}, valid until {until}\n{dim}next: {next}{dim:#}"
+                "{whom}: new cert.pem and key.pem in {dir}, valid until {until}\n\
+                 {dim}next: start what uses it again{dim:#}"
             )
         } else {
-            format!("{whom}: {files} in {dir}, valid until {until}")
+            format!("{whom}: cert.pem, key.pem and ca.pem in {dir}, valid until {until}")
         });
     }
     Ok(ExitCode::SUCCESS)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use medbind_core::identity::check_namespace;
-use medbind_registry::pki::{LEAF_VALIDITY, Purpose, write_new_directory};
+use medbind_registry::pki::{Purpose, write_new_directory};
 use medbind_registry::role::Role;
 use reqwest::Url;
 use serde_json::json;
@@ -115,27 +115,29 @@ impl Template {
         self.0 = text;
     }
 
-    /// Sends the cluster `name` to a party, which shows a certificate for its own name.
-    fn cluster(&mut self, name: &str, shipped: (&str, u16), to: &Party) -> Result<(), Failure> {
-        let (host, port) = shipped;
-        self.fill(
-            &format!("{{address: {host}, port_value: {port}}}"),
-            &format!("{{address: {}, port_value: {}}}", quoted(&to.host), to.port),
-        )?;
-        let san = format!("{{san_type: DNS, matcher: {{exact: {host}}}}}");
+    /// Sends a cluster to a party, which shows a certificate for its own name.
+    fn cluster(&mut self, shipped: (&str, u16), to: &Party) -> Result<(), Failure> {
+        let (host, _) = shipped;
+        let here = quoted(&to.host);
+        self.address(shipped, &to.host, to.port)?;
         let (kind, sni) = match to.ip() {
             Some(_) => ("IP_ADDRESS", String::new()),
-            None => ("DNS", format!("          sni: {}\n", quoted(&to.host))),
+            None => ("DNS", format!("          sni: {here}\n")),
         };
         self.fill(
-            &san,
-            &format!(
-                "{{san_type: {kind}, matcher: {{exact: {}}}}}",
-                quoted(&to.host)
-            ),
+            &format!("{{san_type: DNS, matcher: {{exact: {host}}}}}"),
+            &format!("{{san_type: {kind}, matcher: {{exact: {here}}}}}"),
         )?;
         self.fill(&format!("          sni: {host}\n"), &sni)
-            .map_err(|error| error.next(format_args!("in the cluster {name}")))
+    }
+
+    /// What is at an address of the shipped file goes to another.
+    fn address(&mut self, shipped: (&str, u16), host: &str, port: u16) -> Result<(), Failure> {
+        let (shipped_host, shipped_port) = shipped;
+        self.fill(
+            &format!("{{address: {shipped_host}, port_value: {shipped_port}}}"),
+            &format!("{{address: {}, port_value: {port}}}", quoted(host)),
+        )
     }
 }
 
@@ -175,16 +177,10 @@ pub fn init(args: &EdgeInit, global: &Global) -> Outcome {
     let authority = credentials::infrastructure(&args.infra_ca)?;
     let (settings, issuing_pem, trusted_pem) = device_ca(args)?;
     let module = read_module(&args.module)?;
-    let issue = |purpose: &Purpose| {
-        let now =
-            medbind_core::time::Timestamp::from_unix_seconds(jiff::Timestamp::now().as_second());
-        authority
-            .issue(purpose, now, LEAF_VALIDITY)
-            .map_err(|error| Failure::usage(error).next("--name is a DNS name: edge.example"))
-    };
-    let server = issue(&Purpose::Server(vec![args.name.clone()]))?;
+    let issue = |purpose| credentials::issue(&authority, &purpose, credentials::VALIDITY);
+    let server = issue(Purpose::Server(vec![args.name.clone()]))?;
     let role = args.name.parse().map_err(Failure::usage)?;
-    let edge = issue(&Purpose::Client(Role::Edge(role)))?;
+    let edge = issue(Purpose::Client(Role::Edge(role)))?;
     let service_ca = optional(args.service_ca.as_deref())?;
     let crl = optional(args.crl.as_deref())?;
     let jwks = optional(args.jwks.as_deref())?;
@@ -297,7 +293,7 @@ fn fill(
             quoted(&format!("{}:*", args.name))
         ),
     )?;
-    template.cluster("registry", ("registry", 8443), registry)?;
+    template.cluster(("registry", 8443), registry)?;
     template.fill(
         "registry: {cluster: registry, authority: registry}",
         &format!(
@@ -305,7 +301,7 @@ fn fill(
             quoted(&authority_of(registry))
         ),
     )?;
-    template.cluster("device_service", ("device-service", 9443), service)?;
+    template.cluster(("device-service", 9443), service)?;
     if args.service_ca.is_some() {
         // The second of the two: the first is the registry's.
         let mark = "    - name: device_service\n";
@@ -314,22 +310,12 @@ fn fill(
         let after = after.replace("/etc/medbind/edge/ca.pem", "/etc/medbind/service-ca.pem");
         template.0 = format!("{before}{after}");
     }
-    for (name, shipped, here) in [
-        ("listener", ("0.0.0.0", 8443), args.listen),
-        ("probes", ("127.0.0.1", 8080), args.probes),
-        ("admin", ("127.0.0.1", 9901), args.admin),
+    for (shipped, here) in [
+        (("0.0.0.0", 8443), args.listen),
+        (("127.0.0.1", 8080), args.probes),
+        (("127.0.0.1", 9901), args.admin),
     ] {
-        let (host, port) = shipped;
-        template
-            .fill(
-                &format!("{{address: {host}, port_value: {port}}}"),
-                &format!(
-                    "{{address: {}, port_value: {}}}",
-                    quoted(&here.ip().to_string()),
-                    here.port()
-                ),
-            )
-            .map_err(|error| error.next(format_args!("the address of the {name}")))?;
+        template.address(shipped, &here.ip().to_string(), here.port())?;
     }
     template.0 = in_folder(&template.0, folder);
     Ok(template.0)
