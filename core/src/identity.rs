@@ -226,6 +226,17 @@ mod tests {
     }
 
     #[test]
+    fn a_namespace_holds_lower_case_letters_digits_and_two_signs() {
+        for namespace in ["a", "0", "a-b", "a_b", "a1", "0-_"] {
+            assert_eq!(check_namespace(namespace), Ok(()), "{namespace}");
+        }
+        for namespace in ["", "-a", "_a", "A", "aB", "a.b", "a:b", "a b", "é"] {
+            let refusal = Err(DeviceIdError::Namespace);
+            assert_eq!(check_namespace(namespace), refusal, "{namespace}");
+        }
+    }
+
+    #[test]
     fn the_longest_identity_is_read_as_it_is_written() {
         let id = DeviceId::new(&"n".repeat(32), &[0; 64]).unwrap();
         assert_eq!(id.as_str().len(), MAX_DEVICE_ID_OCTETS);
