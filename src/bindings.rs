@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use medbind_core::binding::Binding;
-use medbind_core::cache::{Cache, CacheAnswer, SharedData, SharedDataError, View};
+use medbind_core::cache::{Cache, CacheAnswer, Heard, SharedData, SharedDataError, View};
 use medbind_core::decision::{Bindings, Lookup};
 use medbind_core::deny::Unavailable;
 use medbind_core::identity::DeviceId;
@@ -41,15 +41,18 @@ const fn shared_data_error(error: HostError) -> SharedDataError {
 #[derive(Debug)]
 pub struct LocalBindings {
     view: Result<View, Unavailable>,
+    heard: Heard,
     table: Table<DeviceId, Arc<Binding>>,
     max_clock_skew: Duration,
 }
 
 impl LocalBindings {
-    /// Nothing known yet; keeps at most so many bindings in front of the cache.
-    pub fn new(most: usize, max_clock_skew: Duration) -> Self {
+    /// Nothing known yet; keeps at most so many bindings in front of the cache, and is refreshed
+    /// no sooner than every `period`.
+    pub fn new(most: usize, max_clock_skew: Duration, period: Duration) -> Self {
         Self {
             view: Err(Unavailable::NoSynchroniser),
+            heard: Heard::new(period),
             table: Table::new(most),
             max_clock_skew,
         }
@@ -59,11 +62,18 @@ impl LocalBindings {
     /// forgotten then.
     pub fn refresh(&mut self, host: &impl Host) -> bool {
         let view = Cache::new(&Shared(host)).view();
-        let counter = |view: &Result<View, Unavailable>| {
-            let view = view.as_ref();
-            view.map(View::change_counter).map_err(|reason| *reason)
+        // The number of changes begins anew where the cache was made anew; its generations do not.
+        let seen = |view: &Result<View, Unavailable>| match view {
+            Ok(view) => Ok((
+                view.change_counter(),
+                view.active().map(|history| history.generation),
+            )),
+            Err(reason) => Err(*reason),
         };
-        let changed = counter(&view) != counter(&self.view);
+        let changed = seen(&view) != seen(&self.view);
+        if let Ok(view) = &view {
+            self.heard.tick(view, host.now());
+        }
         self.view = view;
         if changed {
             self.table.clear();
@@ -81,7 +91,7 @@ impl LocalBindings {
 
     /// How long ago the registry was heard.
     pub fn freshness(&self, now: Timestamp) -> Result<Duration, Unavailable> {
-        self.view()?.freshness(now, self.max_clock_skew)
+        self.heard.freshness(self.view()?, now, self.max_clock_skew)
     }
 
     /// As `core` takes it; `answer` is what the registry has just said of one device.

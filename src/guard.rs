@@ -109,7 +109,7 @@ impl<H: Host> Guard<H> {
         }
         let size = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
         let most_known = size(config.local_table.known_devices);
-        let mut bindings = LocalBindings::new(most_known, config.bindings.max_clock_skew);
+        let mut bindings = LocalBindings::new(most_known, config.bindings.max_clock_skew, TICK);
         bindings.refresh(&host);
         let seed = u32::try_from(host.now().unix_millis() & 0x7FFF_FFFF).unwrap_or(1);
         Self {

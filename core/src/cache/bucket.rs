@@ -478,7 +478,10 @@ pub(super) fn insert(
         }
     }
     let is_here = present.revoked.is_some() || present.same.is_some();
-    if !is_here && others.len() >= limit && !evict(&mut others, new.as_raw().is_no_device()) {
+    // Revoked ones never go, so they take no other's place: devices that were revoked over the years
+    // would leave no room for the living.
+    let living = others.iter().filter(|(other, _)| !other.is_revoked());
+    if !is_here && living.count() >= limit && !evict(&mut others, new.as_raw().is_no_device()) {
         return Ok(Inserted::NoRoom);
     }
     let mut output = Output {

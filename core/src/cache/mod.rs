@@ -22,7 +22,9 @@
 //! **Two leaders by mistake.** A leader's term is in its lease and in everything it writes; who
 //! meets a higher term stops. Each write is a compare-and-swap, a revision never goes down within
 //! a generation, and a generation's bit is only given to a younger one: so the worst that two can
-//! do is the same work twice.
+//! do is the same work twice. A change that one has written and could not tell of is told of by the
+//! other, which is given it too: whatever the feed tells of raises the number of changes, also where
+//! the octets stand there already.
 //!
 //! **Trust.** Whatever runs under the same `vm_id` can write here. Octets that are not of this
 //! layout are never guessed at: they read as "unavailable", never as an answer.
@@ -30,6 +32,7 @@
 mod bucket;
 mod codec;
 mod control;
+mod heard;
 mod lease;
 mod memory;
 mod read;
@@ -38,8 +41,10 @@ mod shared_data;
 mod write;
 
 pub use control::{Control, History, MAX_REGISTRY_NAME_OCTETS, RegistryAddress};
+pub use heard::Heard;
 pub use lease::{Candidate, Leadership, lead};
 pub use memory::MemorySharedData;
+pub(crate) use read::STEP_BACK_TOLERANCE;
 pub use read::{Cache, CacheAnswer, Kept, View};
 pub use shared_data::{CacheError, SharedData, SharedDataError};
 pub use write::{Applied, Swept, Writer};

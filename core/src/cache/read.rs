@@ -12,7 +12,7 @@ use crate::identity::DeviceId;
 use crate::time::Timestamp;
 
 /// How far this clock may step back without anybody taking notice.
-const STEP_BACK_TOLERANCE: Duration = Duration::from_secs(2);
+pub(crate) const STEP_BACK_TOLERANCE: Duration = Duration::from_secs(2);
 
 /// The cache, as a worker reads it.
 #[derive(Debug)]

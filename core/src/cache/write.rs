@@ -242,11 +242,9 @@ pub(super) fn insert_lookup(
         .as_ref()
         .ok_or(CacheError::Unavailable(Unavailable::Loading))?;
     let head = answer.header.head;
-    if active.feed.as_ref() != Some(&answer.header.feed) || head < active.floor {
+    // Where every device is read, what is read is the newer: the answer was asked for before.
+    if active.complete || active.feed.as_ref() != Some(&answer.header.feed) || head < active.floor {
         return Ok(Inserted::Overtaken);
-    }
-    if active.complete {
-        return Ok(Inserted::NoRoom);
     }
     let record = match &answer.binding {
         Some(binding) => NewRecord::binding(binding),

@@ -4,7 +4,10 @@ use super::progress::{Outcome, Page, Step, record_step};
 use super::random::Random;
 use super::settings::{FetchId, SyncAction, SyncLogLevel, SyncResponse, SyncSettings};
 use crate::binding::BindingState;
-use crate::cache::{CacheError, Candidate, Control, History, Leadership, SharedData, Writer, lead};
+use crate::cache::{
+    CacheError, Candidate, Control, History, Leadership, STEP_BACK_TOLERANCE, SharedData, Writer,
+    lead,
+};
 use crate::feed::{Cursor, FeedError, FeedPage, history_of};
 use crate::time::Timestamp;
 
@@ -19,8 +22,6 @@ const BUCKETS_A_SCRUB: u32 = 16;
 const SMALLEST_PAGE: u32 = 16;
 /// A host's own time-out is given this much more before the call counts as lost.
 const GRACE: Duration = Duration::from_secs(1);
-/// A clock that steps back by more is taken notice of.
-const STEP_BACK_TOLERANCE: Duration = Duration::from_secs(2);
 /// A heartbeat that is older is asked for at once, not by long poll.
 const HEARTBEAT_AT_ONCE: Duration = Duration::from_secs(3);
 /// The longest wait that the registry's `Retry-After` may ask for.
@@ -40,6 +41,10 @@ pub struct Synchroniser {
     /// Records asked for in the next page; less than the settings say after too large an answer.
     page_limit: u32,
     last_load: Option<Timestamp>,
+    /// The latest time that was seen since the clock last stepped back.
+    latest: Timestamp,
+    /// Whether the next request is to be answered at once, whatever was heard before.
+    at_once: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +67,10 @@ struct Leading {
     adopted: bool,
     flight: Option<Flight>,
     page: Option<Page>,
+    /// Whether what is read from the beginning is, as far as can be known, the history that answers.
+    reads_again: bool,
+    /// Whether the last request was for the history that is being read.
+    asked_load: bool,
     /// The next bucket to sweep or scrub.
     bucket: u32,
 }
@@ -118,6 +127,8 @@ impl Synchroniser {
             retry: None,
             page_limit: settings.page_limit,
             last_load: None,
+            latest: Timestamp::from_unix_millis(i64::MIN),
+            at_once: false,
             settings,
         }
     }
@@ -191,6 +202,7 @@ impl Synchroniser {
             }
             Leadership::Leader { term } => self.lead_in(term, actions),
         }
+        self.notice_a_step_back(now);
         self.adopt(now, store)?;
         self.give_up_late_flight(now)?;
         self.apply_step(now, store, actions)?;
@@ -215,6 +227,8 @@ impl Synchroniser {
             adopted: false,
             flight: None,
             page: None,
+            reads_again: false,
+            asked_load: false,
             bucket: 0,
         });
         info(actions, format!("synchronising, as leader of term {term}"));
@@ -252,14 +266,29 @@ impl Synchroniser {
         Ok(())
     }
 
+    /// Readers believe no age by a clock that has stepped back, until the registry is heard again:
+    /// so it is asked at once.
+    fn notice_a_step_back(&mut self, now: Timestamp) {
+        let stepped_back = self.latest.since(now) > STEP_BACK_TOLERANCE;
+        self.latest = if stepped_back {
+            now
+        } else {
+            self.latest.max(now)
+        };
+        if stepped_back && let Some(leading) = &mut self.leading {
+            leading.flight = None;
+            self.retry = None;
+            self.at_once = true;
+        }
+    }
+
     fn give_up_late_flight(&mut self, now: Timestamp) -> Result<(), Trouble> {
         let Some(leading) = &mut self.leading else {
             return Ok(());
         };
-        let late = leading.flight.take_if(|flight| {
-            now.since(flight.asked) > flight.timeout.saturating_add(GRACE)
-                || flight.asked.since(now) > STEP_BACK_TOLERANCE
-        });
+        let late = leading
+            .flight
+            .take_if(|flight| now.since(flight.asked) > flight.timeout.saturating_add(GRACE));
         match late {
             Some(_) => Err(Trouble::refused("the registry did not answer in time")),
             None => Ok(()),
@@ -285,28 +314,37 @@ impl Synchroniser {
         self.retry = None;
         let writer = Writer::new(store, leading.term);
         let control = writer.control()?;
-        let may_reload = self
+        // How long until the registry may be read from the beginning again.
+        let rest = self
             .last_load
-            .is_none_or(|at| now < at || now.since(at) >= self.settings.reload_interval);
-        let is_due = control.active.is_none() || (control.reload && may_reload);
+            .filter(|at| *at <= now)
+            .map_or(Duration::ZERO, |at| {
+                self.settings.reload_interval.saturating_sub(now.since(at))
+            });
+        let is_due = control.active.is_none() || (control.reload && rest.is_zero());
         let control = if control.loading.is_none() && is_due {
-            self.begin_load(now, store, actions)?
+            let reads_again = control.active.is_some();
+            self.begin_load(now, store, reads_again, actions)?
         } else {
             control
         };
         let (history, is_load) = match (&control.loading, &control.active) {
-            (Some(history), _) => (history, true),
-            (None, Some(history)) => (history, false),
+            (Some(_), Some(active)) if self.follows_beside(&control) => (active, false),
+            (Some(loading), _) => (loading, true),
+            (None, Some(active)) => (active, false),
             (None, None) => return Ok(()),
         };
         let heard = control.last_ok.filter(|at| {
             now.since(*at) <= HEARTBEAT_AT_ONCE && at.since(now) <= STEP_BACK_TOLERANCE
         });
-        let wait = if is_load || heard.is_none() {
+        let wait = if control.loading.is_some() || heard.is_none() || self.at_once {
             Duration::ZERO
+        } else if control.reload {
+            self.settings.wait.min(rest)
         } else {
             self.settings.wait
         };
+        self.at_once = false;
         let limit = if history.complete || !is_load {
             self.page_limit
         } else {
@@ -324,17 +362,33 @@ impl Synchroniser {
         };
         let path = feed_path(flight.cursor.as_ref(), wait, limit);
         if let Some(leading) = &mut self.leading {
+            leading.asked_load = is_load;
             leading.flight = Some(flight);
         }
         actions.push(SyncAction::Fetch { id, path, timeout });
         Ok(())
     }
 
-    /// Begins to read a history from its beginning, beside the one that answers.
+    /// Whether it is the turn of the history that answers, while it is read again from its
+    /// beginning: changes go on arriving, page by page in turn, and it does not get stale.
+    fn follows_beside(&self, control: &Control) -> bool {
+        let (Some(leading), Some(loading), Some(active)) =
+            (&self.leading, &control.loading, &control.active)
+        else {
+            return false;
+        };
+        // A history that forked keeps its name: only why it is read tells.
+        let is_another = loading.feed.is_some() && loading.feed != active.feed;
+        leading.reads_again && !is_another && leading.asked_load
+    }
+
+    /// Begins to read a history from its beginning, beside the one that answers; `reads_again`
+    /// where nothing says that it is another one.
     fn begin_load(
         &mut self,
         now: Timestamp,
         store: &impl SharedData,
+        reads_again: bool,
         actions: &mut Vec<SyncAction>,
     ) -> Result<Control, Trouble> {
         let Some(leading) = &mut self.leading else {
@@ -349,6 +403,8 @@ impl Synchroniser {
             Ok(control.clone())
         })?;
         leading.bucket = 0;
+        leading.reads_again = reads_again;
+        leading.asked_load = false;
         self.last_load = Some(now);
         info(actions, "reading the registry from the beginning".into());
         Ok(control)
@@ -381,7 +437,7 @@ impl Synchroniser {
             } => body,
             SyncResponse::Answer { status: 410, .. } if flight.cursor.is_some() => {
                 let again = control.loading.is_some();
-                self.begin_load(now, store, actions)?;
+                self.begin_load(now, store, false, actions)?;
                 let message = "the registry does not know this history any more";
                 // A registry that forgets a history while it is being read gets a pause.
                 return if again {
@@ -413,7 +469,7 @@ impl Synchroniser {
         // Before all else: what is right in an answer hangs on its history.
         let of = history_of(body);
         if of.is_some() && history.feed.is_some() && of != history.feed {
-            self.begin_load(now, store, actions)?;
+            self.begin_load(now, store, false, actions)?;
             return Err(Trouble::refused("the answer is of another history"));
         }
         let page = match FeedPage::parse(body, history.position) {
@@ -481,6 +537,7 @@ impl Synchroniser {
         let rest = page.bindings.get(page.applied..).unwrap_or_default();
         let part = rest.get(..RECORDS_A_STEP).unwrap_or(rest);
         let step = Step {
+            tells: !part.is_empty(),
             revokes: part.iter().any(|b| b.state == BindingState::Revoked),
             done: part.len() == rest.len(),
             applied: writer.apply(&control, page.generation, part, now)?,
@@ -505,7 +562,7 @@ impl Synchroniser {
                     actions,
                     "a part of the cache was destroyed by somebody else".into(),
                 );
-                self.begin_load(now, store, actions)?;
+                self.begin_load(now, store, true, actions)?;
             }
         }
         if is_full {

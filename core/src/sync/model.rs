@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::Synchroniser;
 use super::simulation::{Network, Registry, World, settings};
-use crate::binding::BindingState;
+use crate::binding::{Binding, BindingState};
 use crate::cache::{CacheAnswer, Candidate};
 
 const DEVICES: u64 = 30;
@@ -75,7 +75,40 @@ fn note(said: &mut Said, registry: &Registry) {
     }
 }
 
-fn check(world: &World, said: &Said, revoked: &mut BTreeSet<u64>) -> Result<(), TestCaseError> {
+/// A worker that keeps what it has found for as long as nothing is said to have changed.
+#[derive(Default)]
+struct Keeper {
+    seen: Option<(u64, Option<u32>)>,
+    found: BTreeMap<u64, Binding>,
+}
+
+impl Keeper {
+    fn check(&mut self, world: &World) -> Result<(), TestCaseError> {
+        let view = world.view();
+        let generation = view.active().map(|history| history.generation);
+        let seen = Some((view.change_counter(), generation));
+        if self.seen != seen {
+            self.seen = seen;
+            self.found.clear();
+        }
+        for n in 0..DEVICES {
+            let CacheAnswer::Found(found) = world.look(n) else {
+                prop_assert!(!self.found.contains_key(&n), "{n} is gone, unannounced");
+                continue;
+            };
+            let kept = self.found.entry(n).or_insert_with(|| found.clone());
+            prop_assert!(*kept == found, "{n} has changed, unannounced");
+        }
+        Ok(())
+    }
+}
+
+fn check(
+    world: &World,
+    said: &Said,
+    revoked: &mut BTreeSet<u64>,
+    keeper: &mut Keeper,
+) -> Result<(), TestCaseError> {
     let cache = crate::cache::Cache::new(&world.store);
     let Ok(view) = cache.view() else {
         return Ok(());
@@ -83,6 +116,7 @@ fn check(world: &World, said: &Said, revoked: &mut BTreeSet<u64>) -> Result<(), 
     if view.availability().is_err() {
         return Ok(());
     }
+    keeper.check(world)?;
     for n in 0..DEVICES {
         match world.look(n) {
             CacheAnswer::Found(found) if found.state == BindingState::Revoked => {
@@ -111,6 +145,7 @@ fn run(events: Vec<Event>) -> Result<(), TestCaseError> {
     let mut seed = 100;
     let mut said = Said::new();
     let mut revoked = BTreeSet::new();
+    let mut keeper = Keeper::default();
     for event in events {
         match event {
             Event::Change(n, state) => world.registry.set(n, state),
@@ -136,7 +171,7 @@ fn run(events: Vec<Event>) -> Result<(), TestCaseError> {
             Event::Ticks(ticks) => {
                 for _ in 0..ticks {
                     world.step();
-                    check(&world, &said, &mut revoked)?;
+                    check(&world, &said, &mut revoked, &mut keeper)?;
                 }
             }
             Event::Odd(n) => {
@@ -156,7 +191,7 @@ fn run(events: Vec<Event>) -> Result<(), TestCaseError> {
     note(&mut said, &world.registry);
     for _ in 0..900 {
         world.step();
-        check(&world, &said, &mut revoked)?;
+        check(&world, &said, &mut revoked, &mut keeper)?;
     }
     for (n, wanted) in &world.registry.devices {
         let CacheAnswer::Found(found) = world.look(*n) else {

@@ -22,6 +22,9 @@ pub(super) struct Page {
 #[derive(Clone, Copy)]
 pub(super) struct Step {
     pub(super) applied: Applied,
+    /// Whether it holds any record.
+    pub(super) tells: bool,
+    /// Whether it holds one that is revoked.
     pub(super) revokes: bool,
     pub(super) done: bool,
 }
@@ -73,8 +76,9 @@ pub(super) fn record_step(
             .unix_millis()
             .saturating_sub(page.received.unix_millis());
     }
-    // Of a history that is being read, readers see nothing but what is revoked.
-    if step.applied.changed && (!is_load || step.revokes) {
+    // Of a history that is being read, readers see nothing but what is revoked. And told is also
+    // what was written already: by a leader that was superseded before it could tell of it.
+    if step.revokes || (step.tells && !is_load) {
         control.changes = control.changes.saturating_add(1);
     }
     let lost = step.applied.corrupt > 0 && complete;

@@ -80,7 +80,12 @@ impl Registry {
     }
 
     /// Status and body; `None`: nothing to say yet.
-    fn answer(&self, path: &str, waited: Duration, now: Timestamp) -> Option<(u16, Vec<u8>)> {
+    pub(super) fn answer(
+        &self,
+        path: &str,
+        waited: Duration,
+        now: Timestamp,
+    ) -> Option<(u16, Vec<u8>)> {
         let query: BTreeMap<&str, &str> = path
             .split_once('?')
             .unwrap()

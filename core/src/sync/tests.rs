@@ -1,13 +1,17 @@
+use core::cell::{Cell, RefCell};
 use core::time::Duration;
 
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
-use super::SyncLogLevel;
-use super::simulation::{Network, Registry, TICK, World, settings};
-use crate::binding::BindingState::{Active, Revoked, Suspended, Unrecognised};
-use crate::cache::{CacheAnswer, Candidate, SharedData};
+use super::simulation::{Network, Registry, TICK, World, device, settings};
+use super::{FetchId, SyncAction, SyncLogLevel, SyncResponse, Synchroniser};
+use crate::binding::BindingState::{self, Active, Revoked, Suspended, Unrecognised};
+use crate::cache::{
+    Cache, CacheAnswer, Candidate, Heard, Kept, MemorySharedData, SharedData, SharedDataError,
+};
 use crate::deny::Unavailable;
+use crate::feed::{FEED_VERSION, FeedHeader, LookupAnswer};
 use crate::time::Timestamp;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -591,4 +595,247 @@ fn a_revocation_in_a_history_that_is_still_being_read_is_announced() {
         "once, and not for each page"
     );
     assert_eq!(world.state(1), Some(Revoked));
+}
+
+/// A store in which another synchroniser has its tick just before a bucket is written.
+struct Interrupted<'a> {
+    inner: &'a MemorySharedData,
+    other: RefCell<Option<&'a mut Synchroniser>>,
+    now: Timestamp,
+    /// What the other did, and what a worker saw of device 3 then: number of changes, and state.
+    actions: RefCell<Vec<SyncAction>>,
+    seen: Cell<(u64, Option<BindingState>)>,
+}
+
+impl SharedData for Interrupted<'_> {
+    fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u32)>, SharedDataError> {
+        self.inner.get(key)
+    }
+
+    fn set(&self, key: &str, value: &[u8], cas: Option<u32>) -> Result<(), SharedDataError> {
+        if key.starts_with("mb1/b")
+            && let Some(other) = self.other.borrow_mut().take()
+        {
+            *self.actions.borrow_mut() = other.on_tick(self.now, self.inner);
+            let view = Cache::new(self.inner).view().unwrap();
+            let state = match Cache::new(self.inner).lookup(&view, &device(3), self.now) {
+                CacheAnswer::Found(binding) => Some(binding.state),
+                _ => None,
+            };
+            self.seen.set((view.change_counter(), state));
+        }
+        self.inner.set(key, value, cas)
+    }
+}
+
+fn fetch(actions: &[SyncAction]) -> Option<(FetchId, String)> {
+    actions.iter().find_map(|action| match action {
+        SyncAction::Fetch { id, path, .. } => Some((*id, path.clone())),
+        SyncAction::Log { .. } => None,
+    })
+}
+
+fn answer(status: u16, body: &[u8]) -> SyncResponse<'_> {
+    SyncResponse::Answer {
+        status,
+        retry_after: None,
+        body,
+    }
+}
+
+#[test]
+fn what_a_leader_wrote_and_could_not_tell_of_is_told_of_by_the_next() {
+    let mut world = World::new(vec![settings(Candidate::Worker)]).with_devices(10);
+    world.run(8 * SECOND);
+    assert!(world.synchronisers[0].is_leader() && world.agrees());
+    // The poll that is under way ends, and another begins.
+    world.network = Network::Down;
+    world.step();
+    world.network = Network::Silent;
+    let (id, path) = (0..200)
+        .find_map(|_| {
+            world.now = world.now.after(TICK);
+            fetch(&world.synchronisers[0].on_tick(world.now, &world.store))
+        })
+        .unwrap();
+    world.registry.set(3, Suspended);
+    let now = world.now;
+    let (status, body) = world.registry.answer(&path, 30 * SECOND, now).unwrap();
+    let mut singleton = Synchroniser::new(settings(Candidate::Singleton), 77);
+    let store = Interrupted {
+        inner: &world.store,
+        other: RefCell::new(Some(&mut singleton)),
+        now,
+        actions: RefCell::default(),
+        seen: Cell::default(),
+    };
+    world.synchronisers[0].on_response(now, &store, id, answer(status, &body));
+    let (seen, state) = store.seen.get();
+    assert_eq!(state, Some(Active), "a worker may have kept this");
+    let (id, path) = fetch(&store.actions.take()).unwrap();
+    let (status, body) = world.registry.answer(&path, 30 * SECOND, now).unwrap();
+    world.now = now.after(TICK);
+    singleton.on_response(world.now, &world.store, id, answer(status, &body));
+    assert_eq!(world.state(3), Some(Suspended));
+    assert_eq!(world.view().last_ok(), Some(world.now));
+    assert!(world.view().change_counter() > seen);
+}
+
+fn lookup_answer(world: &World, n: u64, head: u64) -> LookupAnswer {
+    LookupAnswer {
+        header: FeedHeader {
+            feed: "f1".parse().unwrap(),
+            version: FEED_VERSION,
+            cursor: "x".parse().unwrap(),
+            more: false,
+            head,
+            count: 1,
+            time: world.now,
+        },
+        device: device(n),
+        binding: world.registry.devices.get(&n).cloned(),
+    }
+}
+
+#[test]
+fn where_every_device_is_read_the_answer_to_a_lookup_counts_for_nothing() {
+    let mut world = World::one().with_devices(10);
+    world.run(SECOND);
+    let old = lookup_answer(&world, 3, world.registry.head());
+    world.registry.set(3, Suspended);
+    world.run(SECOND);
+    let kept = Cache::new(&world.store).insert_lookup(world.now, &old, SECOND);
+    assert_eq!(kept, Ok(Kept::Overtaken));
+    assert_eq!(world.state(3), Some(Suspended));
+}
+
+#[test]
+fn devices_that_were_revoked_leave_room_for_the_living() {
+    let mut on_demand = settings(Candidate::Singleton);
+    on_demand.preload = false;
+    on_demand.capacity = 64;
+    let mut world = World::new(vec![on_demand]).with_devices(2_000);
+    for n in 0..1_000 {
+        world.registry.set(n, Revoked);
+    }
+    world.run(SECOND);
+    let head = world.registry.head();
+    for n in 0..2_000 {
+        let answer = lookup_answer(&world, n, head);
+        let kept = Cache::new(&world.store).insert_lookup(world.now, &answer, SECOND);
+        assert_eq!(kept, Ok(Kept::Stored), "{n}");
+    }
+    assert!((0..1_000).all(|n| world.state(n) == Some(Revoked)));
+}
+
+const SKEW: Duration = Duration::from_mins(5);
+
+/// A worker that looks at every tick.
+struct Worker(Heard);
+
+impl Worker {
+    fn new() -> Self {
+        Self(Heard::new(TICK))
+    }
+
+    fn run(&mut self, world: &mut World, span: Duration) {
+        let end = world.now.after(span);
+        while world.now < end {
+            world.step();
+            self.0.tick(&world.view(), world.now);
+        }
+    }
+
+    fn freshness(&self, world: &World) -> Result<Duration, Unavailable> {
+        self.0.freshness(&world.view(), world.now, SKEW)
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_back_makes_no_binding_younger() {
+    let mut world = World::one().with_devices(10);
+    let mut worker = Worker::new();
+    worker.run(&mut world, SECOND);
+    assert!(worker.freshness(&world).is_ok());
+    world.network = Network::Down;
+    let begin = Duration::from_secs(800);
+    worker.run(&mut world, begin);
+    let mut silent = begin;
+    for _ in 0..4 {
+        // By less than the age, so that the moment of the last answer alone would not tell.
+        world.now = Timestamp::from_unix_millis(world.now.unix_millis() - 790_000);
+        assert_eq!(worker.freshness(&world), Err(Unavailable::Clock));
+        let span = Duration::from_secs(800);
+        worker.run(&mut world, span);
+        silent += span;
+        let age = worker.freshness(&world).unwrap();
+        assert!(
+            age >= silent - 40 * SECOND,
+            "{silent:?} of silence, {age:?} old"
+        );
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_back_is_believed_again_as_soon_as_the_registry_is_heard() {
+    let mut world = World::one().with_devices(10);
+    let mut worker = Worker::new();
+    // In the middle of a long poll.
+    worker.run(&mut world, 14 * SECOND);
+    world.now = Timestamp::from_unix_millis(world.now.unix_millis() - 6_000);
+    assert_eq!(worker.freshness(&world), Err(Unavailable::Clock));
+    worker.run(&mut world, SECOND);
+    assert!(worker.freshness(&world).unwrap() <= SECOND);
+}
+
+#[test]
+fn changes_arrive_while_the_same_history_is_read_again() {
+    let mut world = World::one().with_devices(3_000);
+    world.run(SECOND);
+    world.registry.odd.insert(9, "{}".into());
+    world.registry.set(9, Active);
+    world.registry.forced_limit = Some(2);
+    let begun = (0..700).any(|_| {
+        world.step();
+        world.view().loading().is_some()
+    });
+    assert!(begun);
+    world.registry.set(6, Suspended);
+    let in_force = (1..=5).find(|_| {
+        world.step();
+        world.state(6) == Some(Suspended)
+    });
+    assert!(in_force.is_some() && world.view().loading().is_some());
+    world.run(Duration::from_mins(2));
+    assert!(world.view().loading().is_none());
+    assert_eq!(world.state(6), Some(Suspended));
+}
+
+#[test]
+fn where_reading_again_fails_the_history_that_answers_is_followed_and_does_not_get_old() {
+    let mut world = World::one().with_devices(30);
+    world.run(SECOND);
+    world.registry.odd.insert(9, "{}".into());
+    world.registry.set(9, Active);
+    world.step();
+    let mut asked_for_all = 0;
+    let mut actions = Vec::new();
+    for _ in 0..3_000 {
+        world.now = world.now.after(TICK);
+        actions.extend(world.synchronisers[0].on_tick(world.now, &world.store));
+        let Some((id, path)) = fetch(&std::mem::take(&mut actions)) else {
+            continue;
+        };
+        let (status, body) = if path.contains("cursor=") {
+            let answer = world.registry.answer(&path, 30 * SECOND, world.now);
+            answer.unwrap()
+        } else {
+            asked_for_all += 1;
+            (503, Vec::new())
+        };
+        let synchroniser = &mut world.synchronisers[0];
+        actions = synchroniser.on_response(world.now, &world.store, id, answer(status, &body));
+    }
+    assert!(asked_for_all > 2);
+    assert!(world.age() < Duration::from_mins(1), "{:?}", world.age());
 }
