@@ -330,7 +330,7 @@ impl Synchroniser {
         };
         let (history, is_load) = match (&control.loading, &control.active) {
             (Some(_), Some(active)) if self.follows_beside(&control) => (active, false),
-            (Some(loading), _) => (loading, true),
+            (Some(history), _) => (history, true),
             (None, Some(active)) => (active, false),
             (None, None) => return Ok(()),
         };
@@ -372,14 +372,14 @@ impl Synchroniser {
     /// Whether it is the turn of the history that answers, while it is read again from its
     /// beginning: changes go on arriving, page by page in turn, and it does not get stale.
     fn follows_beside(&self, control: &Control) -> bool {
-        let (Some(leading), Some(loading), Some(active)) =
+        let (Some(leader), Some(loading), Some(active)) =
             (&self.leading, &control.loading, &control.active)
         else {
             return false;
         };
         // A history that forked keeps its name: only why it is read tells.
         let is_another = loading.feed.is_some() && loading.feed != active.feed;
-        leading.reads_again && !is_another && leading.asked_load
+        leader.reads_again && !is_another && leader.asked_load
     }
 
     /// Begins to read a history from its beginning, beside the one that answers; `reads_again`
@@ -491,7 +491,7 @@ impl Synchroniser {
         };
         // It never does within one history: what was read of this one may be gone.
         if page.header.head < history.head {
-            self.begin_load(now, store, actions)?;
+            self.begin_load(now, store, false, actions)?;
             return Err(Trouble::refused("the history's newest revision went back"));
         }
         if page.header.more && flight.cursor.as_ref() == Some(&page.header.cursor) {
