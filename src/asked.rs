@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use medbind_core::decision::{AccountToken, Facts, Peer, Tokens};
 use medbind_core::deny::DenyReason;
+use medbind_core::time::Timestamp;
 
 use crate::host::Host;
 use crate::request::Request;
@@ -82,7 +83,7 @@ impl<'a, H: Host> ArrivingToken<'a, H> {
         self.read.0.get_or_init(|| self.ask_host());
     }
 
-    /// Issuer and subject, as Envoy's `jwt_authn` has verified them.
+    /// Issuer, subject and end, as Envoy's `jwt_authn` has verified them.
     fn ask_host(&self) -> Result<Option<AccountToken>, DenyReason> {
         let claim = |name: &str| {
             let path = [
@@ -95,14 +96,34 @@ impl<'a, H: Host> ArrivingToken<'a, H> {
             self.host
                 .property(&path)
                 .map_err(|_| DenyReason::Internal("the verified token cannot be read"))
-                .map(|value| value.and_then(|value| String::from_utf8(value).ok()))
         };
-        let Some(issuer) = claim("iss")? else {
+        let text = |name| claim(name).map(|value| value.and_then(|v| String::from_utf8(v).ok()));
+        let Some(issuer) = text("iss")? else {
             return Ok(None);
         };
-        let subject = claim("sub")?;
-        Ok(subject.map(|subject| AccountToken { issuer, subject }))
+        let Some(subject) = text("sub")? else {
+            return Ok(None);
+        };
+        let expires_at = match claim("exp")? {
+            None => None,
+            // Fail closed: a token whose end cannot be read might have ended.
+            Some(number) => Some(
+                moment(&number)
+                    .ok_or(DenyReason::Internal("the verified token's end is no time"))?,
+            ),
+        };
+        Ok(Some(AccountToken {
+            issuer,
+            subject,
+            expires_at,
+        }))
     }
+}
+
+/// A number of the token's payload, which the host gives as a double, little-endian.
+fn moment(octets: &[u8]) -> Option<Timestamp> {
+    let octets = <[u8; 8]>::try_from(octets).ok()?;
+    Timestamp::from_numeric_date(f64::from_le_bytes(octets))
 }
 
 impl<H: Host> Tokens for ArrivingToken<'_, H> {

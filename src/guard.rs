@@ -403,7 +403,8 @@ impl<H: Host> Guard<H> {
             let device = self.name(memory, permit.device());
             self.write_device(device.as_deref());
         }
-        if !shadow && permit.binding().is_some() {
+        let may_end = permit.binding().is_some() || permit.valid_until() < Timestamp::MAX;
+        if !shadow && may_end {
             memory.live.insert(context, UnderWay { asked, permit });
         }
         Flow::Continue

@@ -16,7 +16,7 @@ pub struct UnderWay {
     pub permit: Permit,
 }
 
-/// The permitted requests of one worker whose permit stands on a binding.
+/// The permitted requests of one worker whose permit stands on a binding or ends by itself.
 #[derive(Debug)]
 pub struct Live {
     streams: HashMap<u32, UnderWay>,

@@ -767,6 +767,65 @@ fn an_account_that_the_proxy_verified_reaches_its_own_devices() {
 }
 
 #[test]
+fn an_accounts_open_request_ends_with_its_token() {
+    let mut edge = Edge::new();
+    edge.settle();
+    let end = edge.world.now().after(seconds(60));
+    let request = |path: &str| {
+        FakeRequest::new("GET", path)
+            .token("medbind", "https://login.example", "acc-1")
+            .token_ends("medbind", end)
+    };
+    // With a binding, and without one.
+    let paths = ["/v1/devices/acme:SN1/settings", "/v1/accounts/acc-1"];
+    let streams = paths.map(|path| edge.guard.send(&request(path)));
+    let guard = edge.guard.root().guard().unwrap();
+    assert_eq!(guard.under_way(), 2);
+    edge.world.pass(seconds(59));
+    edge.guard.tick();
+    assert!(
+        streams
+            .iter()
+            .all(|one| edge.guard.fate(*one).is_forwarded())
+    );
+    edge.world.pass(seconds(1));
+    edge.guard.tick();
+    for (stream, path) in streams.into_iter().zip(paths) {
+        assert_eq!(edge.guard.fate(stream), Fate::Reset, "{path}");
+        // And a new one is not let in, whatever `jwt_authn` allows a clock.
+        let fate = edge.guard.request(&request(path));
+        let code = fate.code();
+        assert!(
+            matches!(code.as_deref(), Some("no_account" | "no_peer_certificate")),
+            "{path}: {code:?}"
+        );
+    }
+    assert_eq!(edge.world.metric("medbind_streams_cut.code.no_account"), 1);
+}
+
+#[test]
+fn a_token_whose_end_cannot_be_read_names_nobody() {
+    let mut edge = Edge::new();
+    let claim = "metadata.filter_metadata.envoy.filters.http.jwt_authn.medbind.exp";
+    let request = FakeRequest::new("GET", "/v1/accounts/acc-1").token(
+        "medbind",
+        "https://login.example",
+        "acc-1",
+    );
+    assert!(edge.guard.request(&request).is_forwarded());
+    for end in [
+        &b""[..],
+        b"1795537200",
+        &[0; 4],
+        &f64::NAN.to_le_bytes(),
+        &(-1_f64).to_le_bytes(),
+    ] {
+        let fate = edge.guard.request(&request.clone().property(claim, end));
+        assert_eq!(fate.code().as_deref(), Some("internal"), "{end:?}");
+    }
+}
+
+#[test]
 fn a_host_that_answers_with_errors_lets_nobody_in() {
     for call in [
         HostCall::RequestHeaders,

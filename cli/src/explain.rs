@@ -165,6 +165,7 @@ fn token(args: &Explain) -> Option<AccountToken> {
     Some(AccountToken {
         issuer: args.account_issuer.clone()?,
         subject: args.account_subject.clone()?,
+        expires_at: None,
     })
 }
 

@@ -87,13 +87,21 @@ impl Accounts {
     }
 }
 
-/// Issuer and subject of a token that the host has verified (RFC 7519, 4.1.1 and 4.1.2).
+/// What counts of a token that the host has verified (RFC 7519, 4.1.1, 4.1.2 and 4.1.4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountToken {
     /// `iss`.
     pub issuer: String,
     /// `sub`.
     pub subject: String,
+    /// `exp`: from here on it names nobody. `None` where the token does not end.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl AccountToken {
+    fn has_ended(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|end| now >= end)
+    }
 }
 
 /// Where the verified token of a request is found. Most requests are a device's own, and need none.
@@ -236,8 +244,9 @@ impl Permit {
         self.tags.as_deref().unwrap_or(NONE)
     }
 
-    /// The permit ends here by itself: the earlier of the certificate's `notAfter` and the
-    /// binding's `expires_at`; [`Timestamp::MAX`] where neither ends.
+    /// The permit ends here by itself: the earlier of the binding's `expires_at` and the end of what
+    /// names the principal, the certificate's `notAfter` or the token's `exp`; [`Timestamp::MAX`]
+    /// where neither ends.
     pub fn valid_until(&self) -> Timestamp {
         self.valid_until
     }
@@ -625,12 +634,21 @@ impl<'a, T: Trace> Case<'a, T> {
                 return Err(Stop::Deny(reason, None));
             }
         };
+        let now = self.now;
         let account = token
+            .filter(|token| !token.has_ended(now))
             .and_then(|token| self.policy.accounts.account(token))
             .ok_or(DenyReason::NoAccount);
+        let ends_at = token.and_then(|token| token.expires_at);
         let account = self.check(Check::Account, None, account, |account| {
             match (account, token) {
                 (Some(account), _) => account.to_string(),
+                (None, Some(token)) if token.has_ended(now) => {
+                    format!(
+                        "the token's end, {}, now {now}",
+                        Ending(ends_at.unwrap_or(now))
+                    )
+                }
                 (None, Some(token)) => format!(
                     "issuer {:?}, subject {:?}: no configured issuer, or no account name",
                     token.issuer, token.subject
@@ -663,7 +681,7 @@ impl<'a, T: Trace> Case<'a, T> {
             principal: Principal::Account,
             binding,
             account: Some(account),
-            not_after: Timestamp::MAX,
+            not_after: ends_at.unwrap_or(Timestamp::MAX),
             stale_age,
         })
     }

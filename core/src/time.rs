@@ -31,6 +31,13 @@ impl Timestamp {
         Self(seconds.saturating_mul(1000))
     }
 
+    /// From a `NumericDate` (RFC 7519, 2): seconds since the Unix epoch, which may have a fraction.
+    /// `None` for what is no such number, and before the epoch.
+    pub fn from_numeric_date(seconds: f64) -> Option<Self> {
+        let since = Duration::try_from_secs_f64(seconds).ok()?;
+        Some(Self(0).after(since))
+    }
+
     /// Milliseconds since the Unix epoch.
     pub const fn unix_millis(self) -> i64 {
         self.0
@@ -291,6 +298,18 @@ mod tests {
         assert!("2026-11-24T16:20:00".parse::<Timestamp>().is_err());
         assert!("2026-11-24".parse::<Timestamp>().is_err());
         assert!("soon".parse::<Timestamp>().is_err());
+    }
+
+    #[test]
+    fn a_numeric_date_is_read_and_what_is_none_is_not() {
+        let read = |seconds| Timestamp::from_numeric_date(seconds).map(Timestamp::unix_millis);
+        assert_eq!(read(1_795_537_200.0), Some(1_795_537_200_000));
+        assert_eq!(read(1.25), Some(1_250));
+        assert_eq!(read(0.0), Some(0));
+        assert_eq!(read(1e18), Some(i64::MAX));
+        for seconds in [-1.0, f64::NAN, f64::INFINITY, 1e300] {
+            assert_eq!(read(seconds), None, "{seconds}");
+        }
     }
 
     #[test]

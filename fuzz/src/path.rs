@@ -246,6 +246,7 @@ fn decision(asked: &str, segments: Option<&[String]>, policy: &Policy) -> Reache
     let account = Some(AccountToken {
         issuer: "https://login.example".into(),
         subject: "acc-1".into(),
+        expires_at: None,
     });
     let first = segments.and_then(|segments| {
         let mut rules = policy.rules().as_slice().iter();

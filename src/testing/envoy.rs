@@ -2,6 +2,9 @@
 //! proxy does it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use medbind_core::time::Timestamp;
 
 use super::host::{FakeCall, FakeHost, StreamState, World};
 use crate::guard::Flow;
@@ -79,6 +82,14 @@ impl FakeRequest {
             |claim| format!("metadata.filter_metadata.envoy.filters.http.jwt_authn.{key}.{claim}");
         self.property(&path("iss"), issuer)
             .property(&path("sub"), subject)
+    }
+
+    /// With the end of that token, as Envoy hands a number over.
+    #[must_use]
+    pub fn token_ends(self, key: &str, at: Timestamp) -> Self {
+        let seconds = Duration::from_millis(u64::try_from(at.unix_millis()).unwrap_or(0));
+        let path = format!("metadata.filter_metadata.envoy.filters.http.jwt_authn.{key}.exp");
+        self.property(&path, seconds.as_secs_f64().to_le_bytes())
     }
 }
 
@@ -376,7 +387,7 @@ impl FakeEnvoy {
     }
 
     /// Whatever the time is.
-    pub fn now(&self) -> medbind_core::time::Timestamp {
+    pub fn now(&self) -> Timestamp {
         self.host.now()
     }
 }

@@ -186,6 +186,7 @@ pub fn guard_settings() -> serde_json::Value {
             {"path": "/v1/devices/{device}/readings", "methods": ["POST", "GET"],
              "principals": ["device"], "tags": {"traffic": "phi"}},
             {"path": "/v1/devices/{device}/**", "principals": ["device", "account"]},
+            {"path": "/v1/accounts/{account}", "principals": ["account"]},
             {"path": "/healthz", "principals": ["anyone"]},
         ],
         "ready_path": "/ready",

@@ -58,6 +58,14 @@ fn token(subject: &str) -> AccountToken {
     AccountToken {
         issuer: "https://login.example".into(),
         subject: subject.into(),
+        expires_at: None,
+    }
+}
+
+fn token_until(end: Timestamp) -> AccountToken {
+    AccountToken {
+        expires_at: Some(end),
+        ..token("acc-1")
     }
 }
 
@@ -421,6 +429,10 @@ fn every_deny_reason_is_reached() {
             DenyReason::NoAccount,
         ),
         (
+            account().changed(|r| r.token = Some(token_until(NOW))),
+            DenyReason::NoAccount,
+        ),
+        (
             account().changed(|r| r.token = Some(token("acc-2"))),
             not_permitted(NotPermitted::NotBound),
         ),
@@ -641,6 +653,7 @@ fn a_prefix_keeps_the_accounts_of_two_issuers_apart() {
             .account(&AccountToken {
                 issuer: issuer.into(),
                 subject: "7".into(),
+                expires_at: None,
             })
             .map(|account| account.to_string())
     };
@@ -916,6 +929,9 @@ mod native {
         ];
         let tokens = proptest::option::of(prop_oneof![
             3 => Just(token("acc-1")),
+            3 => (-3i64..103).prop_map(|shift| {
+                token_until(Timestamp::from_unix_seconds(NOW.unix_seconds() + shift))
+            }),
             1 => Just(token("acc-2")),
             1 => ".{0,10}".prop_map(|subject| token(&subject)),
         ]);
@@ -980,6 +996,7 @@ mod native {
                 }
                 Principal::Account => {
                     let token = request.token.as_ref().unwrap();
+                    prop_assert!(token.expires_at.is_none_or(|at| request.now < at));
                     prop_assert_eq!(permit.account().unwrap().as_str(), token.subject.as_str());
                     if let Some(binding) = permit.binding() {
                         prop_assert_eq!(binding.account.as_ref(), permit.account());
@@ -1037,9 +1054,10 @@ mod native {
         #[test]
         fn changing_any_one_fact_of_an_accounts_permit_makes_it_a_deny(
             path in proptest::sample::select(vec!["/v1/mine/SN1", "/v1/cgm/acme:SN1"]),
-            change in 0usize..9,
+            change in 0usize..10,
         ) {
-            let permitted = Request::by_account(path);
+            let permitted = Request::by_account(path)
+                .changed(|r| r.token = Some(token_until(NOW.after(seconds(50)))));
             permitted.permit();
             let changed = match change {
                 0 => permitted.changed(|r| r.token = None),
@@ -1050,6 +1068,7 @@ mod native {
                 5 => permitted.bound(|b| b.expires_at = Some(NOW)),
                 6 => permitted.changed(|r| r.table.freshness = Err(Unavailable::Loading)),
                 7 => permitted.changed(|r| r.path.push('2')),
+                8 => permitted.changed(|r| r.now = NOW.after(seconds(50))),
                 _ => permitted.bound(|b| b.state = BindingState::Unrecognised),
             };
             prop_assert!(matches!(changed.decide(), Decision::Deny(_)), "{change}");
