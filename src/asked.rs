@@ -6,9 +6,11 @@ use std::rc::Rc;
 
 use medbind_core::decision::{AccountToken, Facts, Peer, Tokens};
 use medbind_core::deny::DenyReason;
+use medbind_core::identity::DeviceId;
 use medbind_core::time::Timestamp;
 
 use crate::host::Host;
+use crate::lookup::Behalf;
 use crate::request::Request;
 
 /// A request and who asks.
@@ -25,6 +27,14 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// On whose behalf the registry is asked about this device.
+    pub fn behalf(&self, device: &DeviceId) -> Behalf {
+        match &*self.peer {
+            Peer::Verified(peer) if peer.device() == device => Behalf::Device,
+            Peer::Verified(_) | Peer::Refused(_) | Peer::None => Behalf::Account,
+        }
+    }
+
     /// As `core` takes it, with the token as far as it has been read.
     pub fn facts(&self) -> Facts<'_> {
         self.facts_with(&self.token)

@@ -18,7 +18,7 @@ use crate::asked::{ArrivingToken, Asked, ReadToken};
 use crate::bindings::{LocalBindings, Shared};
 use crate::host::{CallAnswer, Host, LogLevel, RequestMap};
 use crate::live::{Live, UnderWay};
-use crate::lookup::{Joined, Limits, Lookups, Wait, Waiter};
+use crate::lookup::{Behalf, Joined, Limits, Lookups, Wait, Waiter};
 use crate::peers::{Judge, Peers};
 use crate::pseudonyms::Pseudonyms;
 use crate::reply::{self, Readiness, RetryAfter};
@@ -527,6 +527,9 @@ impl<H: Host> Guard<H> {
             .as_ref()
             .is_some_and(|asked| asked.lookups > MOST_LOOKUPS)
         {
+            behalf: asked
+                .as_ref()
+                .map_or(Behalf::Device, |asked| asked.behalf(device)),
             return Err(Unasked::new(asked, Lookup::Failed(LookupFailure::Answer)));
         }
         let waiter = Waiter {

@@ -23,6 +23,15 @@ pub enum Wait {
     UnderWay,
 }
 
+/// Who wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behalf {
+    /// The device itself: it has proven its identity.
+    Device,
+    /// An account, whose path may name any device.
+    Account,
+}
+
 /// One request that waits.
 #[derive(Debug)]
 pub struct Waiter {
@@ -30,6 +39,8 @@ pub struct Waiter {
     pub context: u32,
     /// What is to be done with it.
     pub wait: Wait,
+    /// On whose behalf.
+    pub behalf: Behalf,
     /// What it asks; `None` where the table of requests under way has it.
     pub asked: Option<Asked>,
 }
@@ -41,6 +52,60 @@ struct Flight {
     caller: Option<u32>,
     overdue: Timestamp,
     waiters: Vec<Waiter>,
+    waiting: Count,
+}
+
+/// How many wait. A request that is under way does not count: the table that it stands in bounds
+/// those, and one that was let in must not end because others wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Count {
+    all: usize,
+    accounts: usize,
+}
+
+impl Count {
+    fn of(waiters: &[Waiter]) -> Self {
+        let mut count = Self::default();
+        for waiter in waiters {
+            count.add(waiter);
+        }
+        count
+    }
+
+    const fn add(&mut self, waiter: &Waiter) {
+        match (waiter.wait, waiter.behalf) {
+            (Wait::UnderWay, _) => {}
+            (Wait::Paused | Wait::Watched, Behalf::Device) => {
+                self.all = self.all.saturating_add(1);
+            }
+            (Wait::Paused | Wait::Watched, Behalf::Account) => {
+                self.all = self.all.saturating_add(1);
+                self.accounts = self.accounts.saturating_add(1);
+            }
+        }
+    }
+
+    const fn put_back(&mut self, other: Self) {
+        self.all = self.all.saturating_add(other.all);
+        self.accounts = self.accounts.saturating_add(other.accounts);
+    }
+
+    const fn take(&mut self, other: Self) {
+        self.all = self.all.saturating_sub(other.all);
+        self.accounts = self.accounts.saturating_sub(other.accounts);
+    }
+
+    /// Whether one more may not wait where `most` may. Accounts have a quarter: one that names
+    /// devices at random keeps no device waiting.
+    fn is_full_for(self, waiter: &Waiter, most: usize) -> bool {
+        match (waiter.wait, waiter.behalf) {
+            (Wait::UnderWay, _) => false,
+            (Wait::Paused | Wait::Watched, Behalf::Device) => self.all >= most,
+            (Wait::Paused | Wait::Watched, Behalf::Account) => {
+                self.all >= most || self.accounts >= most.div_ceil(4)
+            }
+        }
+    }
 }
 
 /// What became of a request to wait.
@@ -54,7 +119,7 @@ pub enum Joined {
     Full(Waiter),
 }
 
-/// How many requests of a worker may wait.
+/// How many requests of a worker may wait; those of accounts a quarter of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// For any lookup.
@@ -70,7 +135,7 @@ pub struct Lookups {
     flights: HashMap<DeviceId, Flight>,
     tokens: HashMap<u32, DeviceId>,
     paused: HashMap<u32, DeviceId>,
-    waiting: usize,
+    waiting: Count,
 }
 
 impl Lookups {
@@ -81,13 +146,17 @@ impl Lookups {
             flights: HashMap::new(),
             tokens: HashMap::new(),
             paused: HashMap::new(),
-            waiting: 0,
+            waiting: Count::default(),
         }
     }
 
     /// Lets `waiter` wait for `device`.
     pub fn join(&mut self, device: &DeviceId, waiter: Waiter) -> Joined {
-        if self.waiting >= self.limits.in_all {
+        let waiting = |flight: &Flight| flight.waiting;
+        let for_device = self.flights.get(device).map(waiting).unwrap_or_default();
+        if self.waiting.is_full_for(&waiter, self.limits.in_all)
+            || for_device.is_full_for(&waiter, self.limits.a_device)
+        {
             return Joined::Full(waiter);
         }
         let flight = self
@@ -98,15 +167,14 @@ impl Lookups {
                 caller: None,
                 overdue: Timestamp::MAX,
                 waiters: Vec::new(),
+                waiting: Count::default(),
             });
-        if flight.waiters.len() >= self.limits.a_device {
-            return Joined::Full(waiter);
-        }
         if waiter.wait == Wait::Paused {
             self.paused.insert(waiter.context, device.clone());
         }
+        flight.waiting.add(&waiter);
+        self.waiting.add(&waiter);
         flight.waiters.push(waiter);
-        self.waiting = self.waiting.saturating_add(1);
         if flight.token.is_some() {
             Joined::Waits
         } else {
@@ -149,7 +217,7 @@ impl Lookups {
                 self.paused.remove(&waiter.context);
             }
         }
-        self.waiting = self.waiting.saturating_sub(flight.waiters.len());
+        self.waiting.take(flight.waiting);
         flight.waiters
     }
 
@@ -158,14 +226,18 @@ impl Lookups {
     pub fn withdraw(&mut self, device: &DeviceId) -> Option<Waiter> {
         let flight = self.flights.get_mut(device)?;
         let waiter = flight.waiters.pop();
+        if let Some(waiter) = &waiter {
+            let one = Count::of(std::slice::from_ref(waiter));
+            flight.waiting.take(one);
+            self.waiting.take(one);
+        }
         if flight.waiters.is_empty() && flight.token.is_none() {
             self.flights.remove(device);
         }
-        if let Some(waiter) = &waiter {
-            self.waiting = self.waiting.saturating_sub(1);
-            if waiter.wait == Wait::Paused {
-                self.paused.remove(&waiter.context);
-            }
+        if let Some(waiter) = &waiter
+            && waiter.wait == Wait::Paused
+        {
+            self.paused.remove(&waiter.context);
         }
         waiter
     }
@@ -188,12 +260,13 @@ impl Lookups {
         if let Some(device) = self.paused.remove(&context)
             && let Some(flight) = self.flights.get_mut(&device)
         {
-            let before = flight.waiters.len();
+            let before = flight.waiting;
             flight
                 .waiters
                 .retain(|waiter| waiter.context != context || waiter.wait != Wait::Paused);
-            let left = before.saturating_sub(flight.waiters.len());
-            self.waiting = self.waiting.saturating_sub(left);
+            flight.waiting = Count::of(&flight.waiters);
+            self.waiting.take(before);
+            self.waiting.put_back(flight.waiting);
         }
         let tokens = &mut self.tokens;
         self.flights.retain(|_, flight| {
@@ -243,7 +316,22 @@ mod tests {
         Waiter {
             context,
             wait: Wait::Paused,
+            behalf: Behalf::Device,
             asked: None,
+        }
+    }
+
+    fn of_account(context: u32) -> Waiter {
+        Waiter {
+            behalf: Behalf::Account,
+            ..paused(context)
+        }
+    }
+
+    fn under_way(context: u32) -> Waiter {
+        Waiter {
+            wait: Wait::UnderWay,
+            ..paused(context)
         }
     }
 
@@ -291,7 +379,7 @@ mod tests {
         lookups.leave(3);
         lookups.leave(4);
         assert!(lookups.is_empty());
-        assert_eq!(lookups.waiting, 0);
+        assert_eq!(lookups.waiting, Count::default());
     }
 
     #[test]
@@ -300,7 +388,7 @@ mod tests {
         let a = device("a");
         lookups.join(&a, paused(2));
         assert_eq!(lookups.withdraw(&a).map(|w| w.context), Some(2));
-        assert!(lookups.is_empty() && lookups.waiting == 0);
+        assert!(lookups.is_empty() && lookups.waiting.all == 0);
         lookups.join(&a, paused(2));
         lookups.called(&a, 7, 2, at(0), TIMEOUT);
         lookups.join(&a, paused(3));
@@ -308,7 +396,7 @@ mod tests {
         lookups.join(&a, paused(4));
         assert_eq!(lookups.withdraw(&a).map(|w| w.context), Some(4));
         assert_eq!(lookups.orphans(), [a]);
-        assert_eq!(lookups.waiting, 1);
+        assert_eq!(lookups.waiting.all, 1);
     }
 
     #[test]
@@ -324,7 +412,7 @@ mod tests {
             ));
         }
         assert!(matches!(lookups.join(&a, paused(0)), Joined::Full(_)));
-        while lookups.waiting < LIMITS.in_all {
+        while lookups.waiting.all < LIMITS.in_all {
             context += 1;
             lookups.join(&device(&context.to_string()), paused(context));
         }
@@ -337,6 +425,83 @@ mod tests {
             lookups.join(&device("b"), paused(0)),
             Joined::Full(_)
         ));
+    }
+
+    #[test]
+    fn accounts_have_a_quarter_and_devices_the_rest() {
+        let mut lookups = Lookups::new(LIMITS);
+        let is_full = |lookups: &mut Lookups, serial: &str, waiter| {
+            matches!(lookups.join(&device(serial), waiter), Joined::Full(_))
+        };
+        // Of the waiters for one device 13, which is a quarter of 50, rounded up.
+        for context in 0..13 {
+            assert!(!is_full(&mut lookups, "a", of_account(context)));
+        }
+        assert!(is_full(&mut lookups, "a", of_account(13)));
+        assert!(!is_full(&mut lookups, "a", paused(14)));
+        // Of all of them 50.
+        for context in 100..137 {
+            assert!(!is_full(
+                &mut lookups,
+                &context.to_string(),
+                of_account(context)
+            ));
+        }
+        assert!(is_full(&mut lookups, "b", of_account(200)));
+        assert_eq!(
+            lookups.waiting,
+            Count {
+                all: 51,
+                accounts: 50
+            }
+        );
+        for context in 300..449 {
+            assert!(!is_full(
+                &mut lookups,
+                &context.to_string(),
+                paused(context)
+            ));
+        }
+        assert!(is_full(&mut lookups, "b", paused(500)));
+        // One that leaves makes room for one, of its kind.
+        lookups.leave(100);
+        assert!(!is_full(&mut lookups, "b", of_account(501)));
+        assert!(is_full(&mut lookups, "b", of_account(502)));
+        lookups.finish(&device("a"));
+        assert_eq!(
+            lookups.waiting,
+            Count {
+                all: 186,
+                accounts: 37
+            }
+        );
+    }
+
+    #[test]
+    fn a_request_under_way_finds_room_however_many_wait() {
+        let limits = Limits {
+            in_all: 1,
+            a_device: 1,
+        };
+        let mut lookups = Lookups::new(limits);
+        lookups.join(&device("a"), paused(1));
+        assert!(matches!(
+            lookups.join(&device("a"), under_way(2)),
+            Joined::Calls
+        ));
+        assert!(matches!(
+            lookups.join(&device("b"), under_way(3)),
+            Joined::Calls
+        ));
+        assert!(lookups.has_under_way(&device("b"), 3));
+        // And takes none from those that wait.
+        lookups.finish(&device("a"));
+        assert!(matches!(
+            lookups.join(&device("b"), paused(4)),
+            Joined::Calls
+        ));
+        lookups.finish(&device("b"));
+        assert!(lookups.is_empty() && lookups.waiting == Count::default());
     }
 
     #[test]

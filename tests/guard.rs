@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{Edge, Setup, binding, pseudonym_key, reading, seconds};
 use medbind_filter::host::{HostError, LogLevel};
-use medbind_filter::testing::{FakeEnvoy, FakeRequest, Fate, HostCall, World, pem};
+use medbind_filter::testing::{FakeEnvoy, FakeRequest, Fate, HostCall, StreamId, World, pem};
 use serde_json::json;
 
 fn saw(fate: &Fate, name: &str) -> Vec<String> {
@@ -611,6 +611,13 @@ fn shadow_never_pauses() {
 }
 
 fn on_demand() -> Edge {
+    on_demand_with(
+        10_000,
+        &json!({"preload": false, "lookup_timeout": "80ms", "max_waiting_per_device": 5}),
+    )
+}
+
+fn on_demand_with(capacity: u32, bindings: &serde_json::Value) -> Edge {
     let mut edge = Edge::set_up(Setup {
         preload: false,
         guard: json!({
@@ -625,6 +632,144 @@ fn on_demand() -> Edge {
 }
 
 #[test]
+/// A request of `acme:SN1` that is under way, on a binding whose place in the cache others have
+/// taken: at the next change of whatever device, nothing is known of it here.
+fn under_way_and_evicted(bindings: &serde_json::Value) -> (Edge, StreamId) {
+    // One record in each of 16 buckets.
+    let mut edge = on_demand_with(1, bindings);
+    let stream = edge
+        .guard
+        .send(&reading().certificate(&edge.maker.device("SN1")));
+    let call = edge.lookups().pop().unwrap();
+    edge.answer_lookup(&call);
+    assert!(edge.guard.fate(stream).is_forwarded());
+    for number in 100..300 {
+        let device = format!("acme:SN{number}");
+        edge.registry.put(&binding(&device, "active"));
+        let path = format!("/v1/devices/{device}/settings");
+        let account =
+            FakeRequest::new("GET", &path).token("medbind", "https://login.example", "acc-1");
+        let other = edge.guard.send(&account);
+        let call = edge.lookups().pop().unwrap();
+        edge.answer_lookup(&call);
+        assert!(edge.guard.fate(other).is_forwarded());
+        edge.guard.end(other);
+    }
+    edge.guard.tick();
+    assert!(edge.lookups().is_empty(), "as long as nothing changes");
+    (edge, stream)
+}
+
+#[test]
+fn a_request_under_way_that_is_known_no_more_is_asked_about_and_goes_by_the_answer() {
+    let settings = json!({"preload": false, "max_waiting_per_device": 5});
+    for (state, cut) in [
+        ("active", None),
+        ("suspended", Some("binding_suspended")),
+        ("gone", Some("unknown_device")),
+        ("silent", Some("lookup_failed")),
+    ] {
+        let (mut edge, stream) = under_way_and_evicted(&settings);
+        edge.change("acme:SN2", "active");
+        let call = edge.lookups().pop().expect(state);
+        assert_eq!(call.path, "/v1/feed/devices/acme:SN1");
+        assert!(edge.guard.fate(stream).is_forwarded(), "{state}");
+        // Once, however many ticks pass.
+        edge.guard.tick();
+        assert_eq!(edge.lookups().len(), 1, "{state}");
+        match state {
+            "gone" => edge.registry.forget("acme:SN1"),
+            "silent" => {}
+            state => edge.registry.put(&binding("acme:SN1", state)),
+        }
+        if state == "silent" {
+            edge.guard.answer(&call, Some(504), b"");
+        } else {
+            edge.answer_lookup(&call);
+        }
+        let guard = edge.guard.root().guard().unwrap();
+        if let Some(code) = cut {
+            assert_eq!(edge.guard.fate(stream), Fate::Reset, "{state}");
+            let name = format!("medbind_streams_cut.code.{code}");
+            assert_eq!(edge.world.metric(&name), 1, "{state}");
+            assert_eq!(guard.under_way(), 0, "{state}");
+        } else {
+            assert!(edge.guard.fate(stream).is_forwarded(), "{state}");
+            assert_eq!(guard.under_way(), 1, "{state}");
+        }
+    }
+}
+
+#[test]
+fn a_request_under_way_is_cut_where_the_registry_cannot_be_asked() {
+    let (mut edge, stream) = under_way_and_evicted(&json!({"preload": false}));
+    edge.guard.host().no_such_cluster("registry");
+    edge.change("acme:SN2", "active");
+    assert_eq!(edge.guard.fate(stream), Fate::Reset);
+    assert_eq!(
+        edge.world.metric("medbind_streams_cut.code.lookup_failed"),
+        1
+    );
+}
+
+#[test]
+fn however_many_wait_a_healthy_request_under_way_is_not_cut() {
+    let settings = json!({"preload": false, "max_waiting": 4, "max_waiting_per_device": 1});
+    let (mut edge, stream) = under_way_and_evicted(&settings);
+    edge.change("acme:SN2", "active");
+    let own = edge.lookups().pop().unwrap();
+    // The table is full: those that wait for others, and one that waits for this device too.
+    for serial in ["SN1", "SN301", "SN302", "SN303"] {
+        let request = FakeRequest::new("GET", &format!("/v1/devices/acme:{serial}/readings"))
+            .certificate(&edge.maker.device(serial));
+        let waiting = edge.guard.send(&request);
+        assert_eq!(edge.guard.fate(waiting), Fate::Paused, "{serial}");
+    }
+    let late = FakeRequest::new("GET", "/v1/devices/acme:SN304/readings")
+        .certificate(&edge.maker.device("SN304"));
+    let fate = edge.guard.request(&late);
+    assert_eq!(fate.code().as_deref(), Some("bindings_unavailable"));
+    // Something changes again: it is decided once more.
+    edge.change("acme:SN2", "suspended");
+    assert!(edge.guard.fate(stream).is_forwarded());
+    edge.answer_lookup(&own);
+    assert!(edge.guard.fate(stream).is_forwarded());
+    assert_eq!(edge.guard.root().guard().unwrap().under_way(), 2);
+}
+
+#[test]
+fn an_account_that_names_devices_at_random_leaves_room_for_the_devices() {
+    let settings = json!({"preload": false, "max_waiting": 8});
+    let mut edge = on_demand_with(10_000, &settings);
+    let names = |device: &str| {
+        FakeRequest::new("GET", &format!("/v1/devices/{device}/settings")).token(
+            "medbind",
+            "https://login.example",
+            "acc-9",
+        )
+    };
+    // A quarter of what may wait.
+    for serial in ["A", "B"] {
+        let stream = edge.guard.send(&names(&format!("acme:{serial}")));
+        assert_eq!(edge.guard.fate(stream), Fate::Paused);
+    }
+    assert_eq!(edge.lookups().len(), 2);
+    let refused = edge.guard.request(&names("acme:C"));
+    assert!(!refused.is_forwarded() && refused != Fate::Paused);
+    assert_eq!(edge.lookups().len(), 2);
+    let stream = edge
+        .guard
+        .send(&reading().certificate(&edge.maker.device("SN1")));
+    assert_eq!(edge.guard.fate(stream), Fate::Paused);
+    let call = edge.lookups().pop().unwrap();
+    edge.answer_lookup(&call);
+    assert!(edge.guard.fate(stream).is_forwarded());
+    // About a namespace that no issuer has nobody is asked.
+    let fate = edge.guard.request(&names("other:SN1"));
+    assert!(matches!(fate, Fate::Answered(_)), "{fate:?}");
+    assert_eq!(edge.lookups().len(), 2);
+}
+
 fn one_lookup_serves_everyone_who_waits_for_the_same_device() {
     let mut edge = on_demand();
     let request = reading().certificate(&edge.maker.device("SN1"));

@@ -28,8 +28,9 @@ pub struct Policy {
     pub(crate) rules: RuleSet,
     pub(crate) accounts: Accounts,
     pub(crate) max_stale: Duration,
-    /// Where there is one issuer alone: what `{serial}` means in the path of an account.
-    pub(crate) lone_namespace: Option<Box<str>>,
+    /// Of the issuers. Where there is one alone, it is what `{serial}` means in the path of an
+    /// account.
+    pub(crate) namespaces: Box<[Box<str>]>,
 }
 
 impl Policy {
@@ -689,17 +690,23 @@ impl<'a, T: Trace> Case<'a, T> {
     /// The device that the path of an account names, where its rule says that it names one.
     fn named_device(&mut self, matched: Matched<'a>) -> Result<Option<DeviceId>, Stop> {
         let (segment, device) = if let Some(segment) = matched.filled(Placeholder::Device) {
-            (segment, segment.decoded().parse::<DeviceId>().ok())
+            // Where no issuer has the namespace, no device has the name, and nobody need be asked.
+            let names_one = |device: &DeviceId| {
+                let mut namespaces = self.policy.namespaces.iter();
+                namespaces.any(|one| **one == *device.namespace())
+            };
+            let device = segment.decoded().parse::<DeviceId>().ok();
+            (segment, device.filter(names_one))
         } else if let Some(segment) = matched.filled(Placeholder::Serial) {
-            let device =
-                self.policy.lone_namespace.as_ref().and_then(|namespace| {
-                    format!("{namespace}:{}", segment.decoded()).parse().ok()
-                });
+            let device = match &*self.policy.namespaces {
+                [lone] => format!("{lone}:{}", segment.decoded()).parse().ok(),
+                [] | [_, _, ..] => None,
+            };
             (segment, device)
         } else {
             return Ok(None);
         };
-        // What is no identity is bound to nobody.
+        // What is no identity of a device that there can be is bound to nobody.
         let device = device.ok_or(DenyReason::NotPermitted(NotPermitted::NotBound));
         self.check(Check::Device, None, device, |_| {
             segment.decoded().into_owned()

@@ -92,6 +92,11 @@ impl Registry {
         self.records.insert(binding.device.to_string(), binding);
     }
 
+    /// As if it had never known it.
+    pub fn forget(&mut self, device: &str) {
+        self.records.remove(device);
+    }
+
     fn answer(&self, records: &[&Binding], now: Timestamp) -> Vec<u8> {
         let header = FeedHeader {
             feed: "history-1".parse().unwrap(),
@@ -163,6 +168,8 @@ pub type Prepare = Box<dyn FnOnce(&FakeHost)>;
 /// How an edge is set up.
 pub struct Setup {
     pub preload: bool,
+    /// Of the cache, by the synchroniser's configuration.
+    pub capacity: u32,
     pub guard: serde_json::Value,
     pub host: Option<Prepare>,
 }
@@ -171,6 +178,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             preload: true,
+            capacity: 10_000,
             guard: serde_json::json!({}),
             host: None,
         }
@@ -215,7 +223,9 @@ impl Edge {
     pub fn set_up(setup: Setup) -> Self {
         let world = World::at(start());
         let maker = Maker::new("Acme Device CA");
-        let sync = FakeEnvoy::start(&world, &sync_settings(setup.preload).to_string()).unwrap();
+        let mut settings = sync_settings(setup.preload);
+        settings["bindings"]["capacity"] = setup.capacity.into();
+        let sync = FakeEnvoy::start(&world, &settings.to_string()).unwrap();
         let host = FakeHost::new(&world);
         if let Some(prepare) = setup.host {
             prepare(&host);

@@ -173,10 +173,7 @@ fn guard(top: &Object<'_>, problems: &mut Problems) -> GuardConfig {
     };
     let rules = rules(top, &context, &mut warnings, problems);
     check_issuers_needed(top, &rules, problems);
-    let lone_namespace = match namespaces.as_slice() {
-        [lone] => Some(Box::from(*lone)),
-        _ => None,
-    };
+    let namespaces = namespaces.iter().map(|one| Box::from(*one)).collect();
     let registry = top
         .get("registry")
         .map(|field| registry_config(&field, problems));
@@ -215,7 +212,7 @@ fn guard(top: &Object<'_>, problems: &mut Problems) -> GuardConfig {
             rules,
             accounts: Accounts(accounts.into_boxed_slice()),
             max_stale: bindings.max_stale,
-            lone_namespace,
+            namespaces,
         },
         account_metadata: account_metadata(top, problems),
         bindings,

@@ -554,6 +554,39 @@ fn where_no_principal_may_the_refusal_is_that_of_the_first() {
     assert_eq!(request.permit().principal(), Principal::Device);
 }
 
+#[test]
+fn nobody_is_asked_about_a_device_of_a_namespace_that_no_issuer_has() {
+    for (path, asked) in [
+        ("/v1/cgm/acme:SN7", true),
+        ("/v1/mine/SN7", true),
+        ("/v1/cgm/acm:SN7", false),
+        ("/v1/cgm/acme2:SN7", false),
+        ("/v1/cgm/SN7", false),
+    ] {
+        let mut request = Request::by_account(path);
+        for device in ["acme:SN7", "acm:SN7", "acme2:SN7"] {
+            request.table.answers.insert(device.into(), Lookup::Pending);
+        }
+        let decision = request.decide();
+        if asked {
+            assert!(matches!(decision, Decision::AskRegistry(_)), "{path}");
+        } else {
+            assert_eq!(
+                request.reason(),
+                not_permitted(NotPermitted::NotBound),
+                "{path}"
+            );
+        }
+    }
+    let two = with(policy_json(), "/issuers/-", beta_issuer());
+    let two = with(two, "/rules/3/principals", json!(["device"]));
+    let request = Request::by_account("/v1/cgm/beta:SN1").changed(|r| {
+        r.policy = policy_of(&two);
+        r.table = Table::new([binding("beta:SN1")]);
+    });
+    assert_eq!(request.permit().device().unwrap().as_str(), "beta:SN1");
+}
+
 /// Whatever another's device is, absent or in any state, the answer is the same.
 #[test]
 fn an_account_learns_nothing_of_a_device_that_is_not_its_own() {
