@@ -172,21 +172,14 @@ impl<H: Host> Guard<H> {
             return self.refuse_unread(&arrived.request, DenyReason::Internal("re-entered"));
         };
         if self.asks_readiness(&arrived.request) {
-            let _ = reply::readiness(&self.host, self.readiness(&memory, now));
-            return Flow::Pause;
-        }
-        match self.who_asks(&mut memory, arrived) {
-            Ok(asked) => self.settle(&mut memory, context, asked, Stage::Arrived, None, now),
-            Err((request, reason)) => {
-                let denial = Denial {
-                    reason,
-                    rule: None,
-                    device: None,
-                };
-                self.denied(&mut memory, &request, &denial, Stage::Arrived)
+            if reply::readiness(&self.host, self.readiness(&memory, now)).is_err() {
+                // It is paused, and would hang until the probe gives up.
+                let _ = self.host.reset_stream();
             }
         }
     }
+        let asked = self.who_asks(&mut memory, arrived);
+        self.settle(&mut memory, context, asked, Stage::Arrived, None, now)
 
     /// The trailers of a request.
     pub fn on_request_trailers(&self, context: u32) -> Flow {
@@ -284,11 +277,7 @@ impl<H: Host> Guard<H> {
         }
     }
 
-    fn who_asks(
-        &self,
-        memory: &mut Memory,
-        arrived: Arrived,
-    ) -> Result<Asked, (Request, DenyReason)> {
+    fn who_asks(&self, memory: &mut Memory, arrived: Arrived) -> Asked {
         let judge = Judge {
             host: &self.host,
             issuers: &self.config.issuers,
@@ -297,15 +286,14 @@ impl<H: Host> Guard<H> {
             source: self.config.certificate_source,
             metrics: &self.metrics,
         };
-        let forwarded = &arrived.forwarded_certificates;
-        match memory.peers.recognise(&judge, forwarded) {
-            Ok(peer) => Ok(Asked {
-                request: arrived.request,
-                peer,
-                token: ReadToken::default(),
-                lookups: 0,
-            }),
-            Err(reason) => Err((arrived.request, reason)),
+        let peer = memory
+            .peers
+            .recognise(&judge, &arrived.forwarded_certificates);
+        Asked {
+            request: arrived.request,
+            peer,
+            token: ReadToken::default(),
+            lookups: 0,
         }
     }
 

@@ -55,8 +55,13 @@ impl Peers {
     /// The peer of the effective context's session.
     ///
     /// What a certificate is does not change, so it is worked out once; whether it is valid now is
-    /// asked at each decision.
-    pub fn recognise<H: Host>(
+    /// asked at each decision. One that cannot be found out is refused, where a rule asks for it.
+    pub fn recognise<H: Host>(&mut self, judge: &Judge<'_, H>, forwarded: &[Vec<u8>]) -> Rc<Peer> {
+        self.find(judge, forwarded)
+            .unwrap_or_else(|reason| Rc::new(Peer::Refused(reason)))
+    }
+
+    fn find<H: Host>(
         &mut self,
         judge: &Judge<'_, H>,
         forwarded: &[Vec<u8>],
