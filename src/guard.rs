@@ -159,7 +159,7 @@ impl<H: Host> Guard<H> {
     /// The headers of a request.
     pub fn on_request_headers(&self, context: u32) -> Flow {
         self.active.set(context);
-        let arrived = match read_and_strip(&self.host, self.config.forward_client_cert) {
+        let arrived = match read_and_strip(&self.host, self.forwards_certificate()) {
             Ok(arrived) => arrived,
             // Fail closed, in shadow mode too: what was not stripped would be believed.
             Err(reason) => return self.refuse_unread(&Request::default(), reason),
@@ -184,7 +184,7 @@ impl<H: Host> Guard<H> {
     /// The trailers of a request.
     pub fn on_request_trailers(&self, context: u32) -> Flow {
         self.active.set(context);
-        let Ok(stripped) = strip_trailers(&self.host, self.config.forward_client_cert) else {
+        let Ok(stripped) = strip_trailers(&self.host, self.forwards_certificate()) else {
             // Fail closed: the headers are gone already, so the request ends here.
             let _ = self.host.reset_stream();
             return Flow::Pause;
@@ -262,6 +262,12 @@ impl<H: Host> Guard<H> {
     }
 
     fn asks_readiness(&self, request: &Request) -> bool {
+    /// Whether `x-forwarded-client-cert` goes on. In shadow mode it does: an upstream that reads it
+    /// has nothing else to go by yet.
+    fn forwards_certificate(&self) -> bool {
+        self.config.forward_client_cert || self.config.mode == Mode::Shadow
+    }
+
         let path = request.path.split('?').next();
         let asked = self.config.ready_path.as_deref();
         asked.is_some() && path == asked && matches!(&*request.method, "GET" | "HEAD")

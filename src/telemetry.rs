@@ -21,7 +21,7 @@
 //! | --- | --- | --- | --- |
 //! | `medbind_decisions` | counter | `mode` (`enforce`, `shadow`), `code` (`permit` or a deny code) | decisions on requests |
 //! | `medbind_streams_cut` | counter | `code` | requests that were under way and lost their permit |
-//! | `medbind_tags_stripped` | counter | | requests that came with headers or trailers that only medbind may set |
+//! | `medbind_tags_stripped` | counter | | requests that came with headers or trailers that only medbind may set, or that override the request |
 //! | `medbind_verifications` | counter | `verifier` (`host`, `module`) | certificates whose issuer was checked: once each and worker |
 //! | `medbind_lookups` | counter | `result` (`found`, `absent`, `failed`) | lookups on demand |
 //! | `medbind_ready` | gauge | | 1 while a decision can be made, 0 otherwise; by the guards |
