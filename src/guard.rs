@@ -176,10 +176,11 @@ impl<H: Host> Guard<H> {
                 // It is paused, and would hang until the probe gives up.
                 let _ = self.host.reset_stream();
             }
+            return Flow::Pause;
         }
-    }
         let asked = self.who_asks(&mut memory, arrived);
         self.settle(&mut memory, context, asked, Stage::Arrived, None, now)
+    }
 
     /// The trailers of a request.
     pub fn on_request_trailers(&self, context: u32) -> Flow {
@@ -261,13 +262,13 @@ impl<H: Host> Guard<H> {
         self.reset(&cut);
     }
 
-    fn asks_readiness(&self, request: &Request) -> bool {
     /// Whether `x-forwarded-client-cert` goes on. In shadow mode it does: an upstream that reads it
     /// has nothing else to go by yet.
     fn forwards_certificate(&self) -> bool {
         self.config.forward_client_cert || self.config.mode == Mode::Shadow
     }
 
+    fn asks_readiness(&self, request: &Request) -> bool {
         let path = request.path.split('?').next();
         let asked = self.config.ready_path.as_deref();
         asked.is_some() && path == asked && matches!(&*request.method, "GET" | "HEAD")
@@ -521,14 +522,14 @@ impl<H: Host> Guard<H> {
             .as_ref()
             .is_some_and(|asked| asked.lookups > MOST_LOOKUPS)
         {
-            behalf: asked
-                .as_ref()
-                .map_or(Behalf::Device, |asked| asked.behalf(device)),
             return Err(Unasked::new(asked, Lookup::Failed(LookupFailure::Answer)));
         }
         let waiter = Waiter {
             context,
             wait,
+            behalf: asked
+                .as_ref()
+                .map_or(Behalf::Device, |asked| asked.behalf(device)),
             asked,
         };
         match memory.lookups.join(device, waiter) {

@@ -1,12 +1,10 @@
 //! What is asked? The request as its headers say it, and what no request may carry past here.
 
 use medbind_core::deny::DenyReason;
+use medbind_core::problem::is_request_id;
 use medbind_core::tag::{is_forwarded_certificate_header, is_reserved_header};
 
 use crate::host::{Headers, Host, HostError, RequestMap};
-
-/// The longest `x-request-id` that is taken up, in octets.
-const MAX_REQUEST_ID: usize = 128;
 
 /// What a decision and its answer need to know of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -122,9 +120,9 @@ fn clean_connection(host: &impl Host, values: &[Vec<u8>]) -> Result<bool, DenyRe
 }
 
 fn harmless(value: Vec<u8>) -> Option<String> {
-    let plain = |octet: &u8| octet.is_ascii_alphanumeric() || b"-_.:/+=".contains(octet);
-    let fits = (1..=MAX_REQUEST_ID).contains(&value.len()) && value.iter().all(plain);
-    fits.then(|| String::from_utf8(value).ok()).flatten()
+    is_request_id(&value)
+        .then(|| String::from_utf8(value).ok())
+        .flatten()
 }
 
 /// `application/grpc`, alone or with a suffix or parameters (gRPC over HTTP/2, Requests).

@@ -16,6 +16,8 @@ pub struct Root<H> {
     host: H,
     id: u32,
     guard: Option<Rc<Guard<H>>>,
+    /// Guards of earlier configurations, each as long as requests are under way that it let in.
+    former: Vec<Rc<Guard<H>>>,
     synchroniser: Option<Runner<H>>,
 }
 
@@ -26,6 +28,7 @@ impl<H: Host + Clone> Root<H> {
             host,
             id,
             guard: None,
+            former: Vec::new(),
             synchroniser: None,
         }
     }
@@ -52,9 +55,12 @@ impl<H: Host + Clone> Root<H> {
             }
         };
         match PluginConfig::from_plugin(&octets) {
-            Ok(PluginConfig::Guard(config)) => self.guard_by(*config),
+            Ok(PluginConfig::Guard(config)) => {
+                self.former.extend(self.guard.take());
+                self.guard_by(*config);
+            }
             Ok(PluginConfig::Sync(config)) => {
-                self.guard = None;
+                self.former.extend(self.guard.take());
                 self.synchroniser = Some(Runner::new(
                     self.host.clone(),
                     &config.registry,
@@ -100,6 +106,12 @@ impl<H: Host + Clone> Root<H> {
         if let Some(synchroniser) = &mut self.synchroniser {
             synchroniser.on_tick();
         }
+        // Envoy gives each configuration a root context of its own, but does not promise to: what an
+        // earlier one let in is watched until it ends. Each request holds its guard.
+        self.former.retain(|guard| Rc::strong_count(guard) > 1);
+        for guard in &self.former {
+            guard.on_tick();
+        }
         if let Some(guard) = &self.guard {
             guard.on_tick();
         }
@@ -107,12 +119,14 @@ impl<H: Host + Clone> Root<H> {
 
     /// The answer to a call that was made in this context.
     pub fn on_call_answer(&mut self, token: u32, headers: usize, body: usize) {
-        match (&mut self.synchroniser, &self.guard) {
-            (Some(synchroniser), _) if synchroniser.is_waiting_for(token) => {
-                synchroniser.on_call_answer(token, headers, body);
-            }
-            (_, Some(guard)) => guard.on_call_answer(self.id, token, headers, body),
-            (_, None) => {}
+        if let Some(synchroniser) = &mut self.synchroniser
+            && synchroniser.is_waiting_for(token)
+        {
+            return synchroniser.on_call_answer(token, headers, body);
+        }
+        // Each knows the calls that it has made.
+        for guard in self.former.iter().chain(&self.guard) {
+            guard.on_call_answer(self.id, token, headers, body);
         }
     }
 

@@ -620,8 +620,9 @@ fn on_demand() -> Edge {
 fn on_demand_with(capacity: u32, bindings: &serde_json::Value) -> Edge {
     let mut edge = Edge::set_up(Setup {
         preload: false,
+        capacity,
         guard: json!({
-            "bindings": {"preload": false, "lookup_timeout": "80ms", "max_waiting_per_device": 5},
+            "bindings": bindings,
             "registry": {"cluster": "registry", "authority": "registry.example"},
         }),
         ..Setup::default()
@@ -631,7 +632,6 @@ fn on_demand_with(capacity: u32, bindings: &serde_json::Value) -> Edge {
     edge
 }
 
-#[test]
 /// A request of `acme:SN1` that is under way, on a binding whose place in the cache others have
 /// taken: at the next change of whatever device, nothing is known of it here.
 fn under_way_and_evicted(bindings: &serde_json::Value) -> (Edge, StreamId) {
@@ -770,6 +770,7 @@ fn an_account_that_names_devices_at_random_leaves_room_for_the_devices() {
     assert_eq!(edge.lookups().len(), 2);
 }
 
+#[test]
 fn one_lookup_serves_everyone_who_waits_for_the_same_device() {
     let mut edge = on_demand();
     let request = reading().certificate(&edge.maker.device("SN1"));
@@ -1198,6 +1199,92 @@ fn a_synchroniser_in_a_filter_chain_refuses_everything() {
         .sync
         .request(&reading().certificate(&edge.maker.device("SN1")));
     assert_eq!(fate.code().as_deref(), Some("internal"));
+}
+
+#[test]
+fn a_peer_that_cannot_be_read_is_refused_where_a_rule_takes_a_device_and_nowhere_else() {
+    let mut edge = Edge::new();
+    let own = edge.maker.device("SN1");
+    // What an Envoy before 1.38 without SANITIZE_SET gives, and a digest that is none.
+    let unread = |request: FakeRequest| request.handshake_of(&own);
+    let broken =
+        |request: FakeRequest| request.property("connection.sha256_peer_certificate_digest", "zz");
+    for session in [&unread as &dyn Fn(FakeRequest) -> FakeRequest, &broken] {
+        let anyone = session(FakeRequest::new("GET", "/healthz"));
+        assert!(edge.guard.request(&anyone).is_forwarded());
+        let account = session(FakeRequest::new("GET", "/v1/accounts/acc-1")).token(
+            "medbind",
+            "https://login.example",
+            "acc-1",
+        );
+        assert!(edge.guard.request(&account).is_forwarded());
+        let nothing = session(FakeRequest::new("GET", "/v2"));
+        let fate = edge.guard.request(&nothing);
+        assert_eq!(fate.code().as_deref(), Some("not_permitted"));
+        let fate = edge.guard.request(&session(reading()));
+        assert_eq!(fate.code().as_deref(), Some("internal"));
+    }
+    let log = edge.guard.host().log_lines().join("\n");
+    assert!(log.contains("SANITIZE_SET"), "{log}");
+}
+
+#[test]
+fn what_an_earlier_configuration_let_in_is_watched_until_it_ends() {
+    let mut edge = Edge::new();
+    edge.registry.put(&binding("acme:SN2", "active"));
+    edge.settle();
+    let one = edge
+        .guard
+        .send(&reading().certificate(&edge.maker.device("SN1")));
+    let mut settings = common::guard_settings();
+    settings["issuers"] = json!([{
+        "namespace": "acme",
+        "certificates": [edge.maker.pem()],
+        "identity": [{"source": "subject.serial_number"}],
+    }]);
+    assert!(edge.guard.configure_again(&settings.to_string()));
+    let two = FakeRequest::new("POST", "/v1/devices/acme:SN2/readings")
+        .certificate(&edge.maker.device("SN2"));
+    let two = edge.guard.send(&two);
+    edge.change("acme:SN1", "suspended");
+    assert_eq!(edge.guard.fate(one), Fate::Reset);
+    assert!(edge.guard.fate(two).is_forwarded());
+    // Once more, to another role: nothing is let in, and the open request is watched.
+    let sync = common::sync_settings(true).to_string();
+    assert!(edge.guard.configure_again(&sync));
+    let fate = edge
+        .guard
+        .request(&reading().certificate(&edge.maker.device("SN1")));
+    assert_eq!(fate.code().as_deref(), Some("internal"));
+    edge.change("acme:SN2", "revoked");
+    assert_eq!(edge.guard.fate(two), Fate::Reset);
+}
+
+#[test]
+fn an_answer_that_cannot_be_sent_ends_the_request() {
+    let mut edge = Edge::new();
+    edge.guard.host().fail(HostCall::SendResponse);
+    for path in ["/ready", "/v2"] {
+        let fate = edge.guard.request(&FakeRequest::new("GET", path));
+        assert_eq!(fate, Fate::Reset, "{path}");
+    }
+}
+
+#[test]
+fn in_shadow_a_certificate_header_goes_on_and_what_overrides_the_request_does_not() {
+    let setup = Setup {
+        guard: json!({"mode": "shadow"}),
+        ..Setup::default()
+    };
+    let mut edge = Edge::set_up(setup);
+    let request = reading()
+        .header("x-forwarded-client-cert", "Hash=x")
+        .header("x-original-url", "/admin")
+        .header("x-medbind-account", "forged");
+    let fate = edge.guard.request(&request);
+    assert_eq!(saw(&fate, "x-forwarded-client-cert"), ["Hash=x"]);
+    assert!(saw(&fate, "x-original-url").is_empty());
+    assert!(saw(&fate, "x-medbind-account").is_empty());
 }
 
 #[test]

@@ -8,6 +8,13 @@ pub const CONTENT_TYPE: &str = "application/problem+json";
 /// The longest request id that is repeated to the client, in octets.
 pub const MAX_REQUEST_ID_OCTETS: usize = 128;
 
+/// Whether a client's request id is repeated to it, and stands in a log line: 1 to 128 letters,
+/// digits and `-_.:/+=`, so that it breaks neither.
+pub fn is_request_id(octets: &[u8]) -> bool {
+    let plain = |octet: &u8| octet.is_ascii_alphanumeric() || b"-_.:/+=".contains(octet);
+    (1..=MAX_REQUEST_ID_OCTETS).contains(&octets.len()) && octets.iter().all(plain)
+}
+
 /// The `type` of a refusal's problem document: `urn:medbind:deny:<code>`.
 pub fn problem_type(code: DenyCode) -> String {
     format!("urn:medbind:deny:{code}")
@@ -16,7 +23,7 @@ pub fn problem_type(code: DenyCode) -> String {
 /// The problem document of a refusal: `type`, `title`, `status`, `code`, and `request_id` where
 /// there is one. Nothing else: the reason is the operator's.
 ///
-/// A request id that is not 1 to 128 visible ASCII characters is left out: a client can send one.
+/// A request id that is none by [`is_request_id`] is left out: a client can send one.
 pub fn problem_document(code: DenyCode, request_id: Option<&str>) -> String {
     let mut document = format!(
         r#"{{"type":"{}","title":"{}","status":{},"code":"{code}""#,
@@ -24,14 +31,7 @@ pub fn problem_document(code: DenyCode, request_id: Option<&str>) -> String {
         code.title(),
         code.http_status(),
     );
-    let fits = |id: &&str| {
-        !id.is_empty()
-            && id.len() <= MAX_REQUEST_ID_OCTETS
-            && id
-                .bytes()
-                .all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'<' | b'>' | b'&'))
-    };
-    if let Some(id) = request_id.filter(fits) {
+    if let Some(id) = request_id.filter(|id| is_request_id(id.as_bytes())) {
         document.push_str(r#","request_id":""#);
         document.push_str(id);
         document.push('"');

@@ -255,6 +255,13 @@ impl FakeEnvoy {
         })
     }
 
+    /// Gives the same root context another configuration; whether it takes it.
+    pub fn configure_again(&mut self, configuration: &str) -> bool {
+        self.host.configure(configuration.as_bytes());
+        self.host.enter(ROOT);
+        self.root.on_configure()
+    }
+
     /// The host.
     pub const fn host(&self) -> &FakeHost {
         &self.host

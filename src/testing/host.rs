@@ -117,6 +117,8 @@ pub enum HostCall {
     SetEffectiveContext,
     /// Letting a request go on.
     Resume,
+    /// Answering a request.
+    SendResponse,
     /// Every metric call.
     Metrics,
     /// Foreign functions.
@@ -448,6 +450,7 @@ impl Host for FakeHost {
     }
 
     fn send_response(&self, reply: &LocalReply<'_>) -> Result<(), HostError> {
+        self.call(HostCall::SendResponse)?;
         self.here(|stream| stream.reply = Some(super::SeenReply::from(reply)))
     }
 
