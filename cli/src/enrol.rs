@@ -74,6 +74,12 @@ pub async fn enrol(args: &Enrol, global: &Global) -> Outcome {
         return Err(Failure::refused("the enrolment was cut short")
             .next("enrol again: a device that is there already and the same is no error"));
     }
+    if tally.is_empty() {
+        return Err(Failure::usage("there is no device in what was read").next(
+            "is it the right file? write one device on each line; a CSV file names its columns \
+             on the first",
+        ));
+    }
     Ok(ExitCode::from(u8::from(tally.rejected > 0)))
 }
 
@@ -211,6 +217,11 @@ async fn read_answer(
 }
 
 impl Tally {
+    /// Whether no line of the stream named a device.
+    fn is_empty(&self) -> bool {
+        self.imported == 0 && self.rejected == 0 && self.unchanged == 0
+    }
+
     fn take(
         &mut self,
         registry: &Registry,

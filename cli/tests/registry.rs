@@ -272,6 +272,25 @@ fn a_stream_is_enrolled_and_its_bad_lines_are_named() {
             .contains("nothing.ndjson")
     );
 
+    let header = "device,code,secret_hash,class\n";
+    for nothing in ["", "\n\n", header] {
+        let ran = desk.run_with(&["enrol", "-"], nothing).ended_with(2);
+        assert_eq!(ran.out, "0 enrolled, 0 rejected\n");
+        assert!(
+            ran.err.contains("no device in what was read"),
+            "{}",
+            ran.err
+        );
+    }
+    let old_lines = csv.replace("CS", "OLD").replace('\n', "\r");
+    let ran = desk.run_with(&["enrol", "-"], &old_lines).ended_with(1);
+    assert_eq!(ran.out, "0 enrolled, 1 rejected\n");
+    assert!(
+        ran.err.contains("end lines with LF or CR LF"),
+        "{}",
+        ran.err
+    );
+
     let listed = |args: &[&str]| {
         let ran = desk
             .run(&[&["list", "--json"][..], args].concat())

@@ -2,6 +2,7 @@
 
 use core::convert::Infallible;
 use core::time::Duration;
+use std::io::Read as _;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -349,7 +350,7 @@ struct Reader {
     object: Vec<u8>,
 }
 
-type Read = Result<(u64, Enrolment), BadLine>;
+type Found = Result<(u64, Enrolment), BadLine>;
 
 impl Reader {
     fn new(format: Format) -> Self {
@@ -362,7 +363,7 @@ impl Reader {
     }
 
     /// What a line says; `None` for an empty one and for the columns of a CSV file.
-    fn read(&mut self, line: Line) -> Option<Read> {
+    fn read(&mut self, line: Line) -> Option<Found> {
         let number = line.number;
         let bad = |error: String| {
             Some(Err(BadLine {
@@ -371,6 +372,8 @@ impl Reader {
             }))
         };
         let Some(octets) = line.octets else {
+            // Without its columns no line can be read.
+            self.unusable |= matches!(self.format, Format::Csv) && self.columns.is_none();
             return bad(format!("the line is longer than {MAX_LINE_OCTETS} octets"));
         };
         let octets = if number == 1 {
@@ -409,7 +412,7 @@ impl Reader {
     }
 
     /// What is to be said at the end of the body.
-    fn rest(&mut self) -> Vec<Read> {
+    fn rest(&mut self) -> Vec<Found> {
         if !matches!(self.format, Format::Json) || self.unusable {
             return Vec::new();
         }
@@ -428,15 +431,7 @@ impl Reader {
     }
 
     fn read_csv(&mut self, octets: &[u8]) -> Result<Option<Enrolment>, String> {
-        let mut reader = csv::ReaderBuilder::new()
-            .has_headers(false)
-            .flexible(true)
-            .trim(csv::Trim::All)
-            .from_reader(octets);
-        let mut record = csv::StringRecord::new();
-        reader
-            .read_record(&mut record)
-            .map_err(|_| "the line is no UTF-8 text".to_owned())?;
+        let record = one_record(octets).inspect_err(|_| self.unusable |= self.columns.is_none())?;
         let Some(columns) = &self.columns else {
             check_columns(&record).inspect_err(|_| self.unusable = true)?;
             self.columns = Some(record);
@@ -454,6 +449,36 @@ impl Reader {
             record.get(place)
         };
         Enrolment::from_fields(field).map(Some)
+    }
+}
+
+/// The one record of a line. Devices stand on lines, so that each is reported by its number: what
+/// another reader would take for more than one record, or for a part of one, is refused.
+fn one_record(line: &[u8]) -> Result<csv::StringRecord, String> {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.contains(&b'\r') {
+        return Err(
+            "a carriage return stands inside the line: end lines with LF or CR LF".to_owned(),
+        );
+    }
+    // A quote that is still open takes in the end of the line, and the line that is put behind it.
+    let with_end = line.chain(b"\nend\n".as_slice());
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .trim(csv::Trim::All)
+        .terminator(csv::Terminator::Any(b'\n'))
+        .from_reader(with_end);
+    let mut next = || {
+        let mut record = csv::StringRecord::new();
+        let read = reader.read_record(&mut record);
+        read.map(|there| there.then_some(record))
+            .map_err(|_| "the line is no UTF-8 text".to_owned())
+    };
+    let record = next()?.unwrap_or_default();
+    match next()? {
+        Some(end) if end == ["end"][..] => Ok(record),
+        Some(_) | None => Err("a quote is not closed: a quoted line break is not taken".to_owned()),
     }
 }
 
@@ -526,7 +551,7 @@ mod tests {
 
     fn read(format: Format, text: &str) -> Vec<Result<String, String>> {
         let mut reader = Reader::new(format);
-        let mut found: Vec<Read> = Vec::new();
+        let mut found: Vec<Found> = Vec::new();
         for line in lines(&[text.as_bytes()], MAX_LINE_OCTETS) {
             found.extend(reader.read(line));
         }
@@ -605,6 +630,9 @@ mod tests {
             };
             assert!(found.starts_with(&error), "{line}: {found}");
         }
+        let good_csv =
+            format!("device,code,secret_hash,class\nacme:SN1,0000-0000-0001-1,{HASH},cgm\n");
+        assert!(read(Format::Csv, &good_csv)[0].is_ok());
         for (csv, errors) in [
             (
                 "device,code\nx,y\n",
@@ -621,6 +649,36 @@ mod tests {
                     "2 3 fields, and the first line names 4 columns",
                     "3 code: the last character",
                 ],
+            ),
+            (
+                &good_csv.replace('\n', "\r"),
+                vec!["1 a carriage return stands inside the line"],
+            ),
+            (
+                &good_csv.replace("cgm\n", "cgm\r\r\n"),
+                vec!["2 a carriage return stands inside the line"],
+            ),
+            (
+                &good_csv.replace("cgm\n", "\"c\ngm\"\n"),
+                vec![
+                    "2 a quote is not closed: a quoted line break is not taken",
+                    "3 1 fields, and the first line names 4 columns",
+                ],
+            ),
+            // The quotes are even in number, and the last one is open.
+            (
+                &good_csv
+                    .replace("acme:SN1,", "ac\"me:SN1,")
+                    .replace("cgm", "\"cgm"),
+                vec!["2 a quote is not closed"],
+            ),
+            (
+                &good_csv.replace("device,", "\"device,"),
+                vec!["1 a quote is not closed"],
+            ),
+            (
+                &format!("{}\n{good_csv}", "x".repeat(MAX_LINE_OCTETS + 1)),
+                vec!["1 the line is longer than"],
             ),
         ] {
             let found = read(Format::Csv, csv);
