@@ -1,6 +1,7 @@
 //! What the registry is told at start.
 
 use core::net::SocketAddr;
+use core::time::Duration;
 use std::path::PathBuf;
 
 use jiff::SignedDuration;
@@ -15,8 +16,12 @@ pub struct Config {
     /// The DNS names and IP addresses of the server's certificate. Where a later start names one
     /// that the certificate does not have, the certificate is made again.
     pub server_names: Vec<String>,
-    /// The most connections at a time; more wait to be accepted.
+    /// The most connections at a time; more wait to be accepted. Peers without a certificate get
+    /// a quarter of them.
     pub max_connections: usize,
+    /// A peer without a certificate is let go of after so long without a request. For tests.
+    #[doc(hidden)]
+    pub anonymous_idle: Duration,
     /// The most pages that the database may have, to see what a full disk does. For tests.
     #[doc(hidden)]
     pub max_database_pages: Option<u32>,
@@ -35,6 +40,7 @@ impl Config {
                 .map(str::to_owned)
                 .into(),
             max_connections: 10_000,
+            anonymous_idle: Duration::from_secs(10),
             max_database_pages: None,
             clock_offset: SignedDuration::ZERO,
         }

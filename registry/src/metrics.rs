@@ -15,6 +15,8 @@ pub(crate) struct Metrics {
     pub connections: Gauge,
     /// Polls that wait for a change.
     pub waiting: Gauge,
+    /// Connections without a certificate that found no slot.
+    pub refused_connections: Counter,
     /// Handshakes that failed or took too long.
     pub failed_handshakes: Counter,
     /// Claims that succeeded.
@@ -99,6 +101,12 @@ impl Metrics {
                 "gauge",
                 "The newest change's revision.",
                 head.to_string(),
+            ),
+            (
+                "connections_refused_total",
+                "counter",
+                "Connections without a certificate for which there was no slot.",
+                self.refused_connections.get().to_string(),
             ),
             (
                 "handshake_failures_total",

@@ -2,6 +2,7 @@
 
 use core::convert::Infallible;
 use core::net::SocketAddr;
+use core::pin::Pin;
 use core::time::Duration;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,9 +10,10 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use medbind_core::time::Timestamp;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject as _;
@@ -19,6 +21,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
@@ -33,11 +36,19 @@ use crate::store::{OpenError, Store};
 
 /// A handshake that takes longer is given up.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the head of a request may take, or a connection idle: without a certificate, and with.
-const ANONYMOUS_IDLE: Duration = Duration::from_secs(10);
+/// The head of a request may take so long where the peer has a certificate, its first request may
+/// wait so long, and so may an HTTP/1 connection idle. For others [`Config::anonymous_idle`] holds.
 const KNOWN_IDLE: Duration = Duration::from_mins(2);
-/// A connection is ended after this, so that certificates are looked at again.
-const CONNECTION_LIFE: Duration = Duration::from_hours(1);
+/// A connection is ended after this, so that certificates are looked at again; one without a
+/// certificate has nothing to ask that takes long.
+const KNOWN_LIFE: Duration = Duration::from_hours(1);
+const ANONYMOUS_LIFE: Duration = Duration::from_mins(1);
+/// Peers without a certificate get one of so many connections.
+const ANONYMOUS_SHARE: u32 = 4;
+/// Files that are open besides connections: the database, and its log.
+const OTHER_FILES: u64 = 64;
+/// A connection that cannot be accepted is told of at most so often.
+const ACCEPT_ERRORS_EVERY: Duration = Duration::from_mins(1);
 /// A stop waits so long for requests that run.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEADER_OCTETS: u32 = 32 << 10;
@@ -114,7 +125,7 @@ impl Running {
             tracing::error!("the accepting task ended: {error}");
         }
         let all = self.connections.acquire_many(self.max_connections);
-        if tokio::time::timeout(STOP_TIMEOUT, all).await.is_err() {
+        if timeout(STOP_TIMEOUT, all).await.is_err() {
             tracing::warn!("connections were still open when the registry stopped");
         }
         self.store.close().await;
@@ -138,11 +149,12 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let (database, made) = data_dir.database()?;
     identity.made.extend(made);
     let store = Store::open(&database, clock, config.max_database_pages).await?;
+    let max_connections =
+        u32::try_from(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+    identity.warnings.extend(raise_file_limit(max_connections));
     for warning in &identity.warnings {
         tracing::warn!("{warning}");
     }
-    let max_connections =
-        u32::try_from(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
     let (stop, stopping) = watch::channel(false);
     let connections = Arc::new(Semaphore::new(
         usize::try_from(max_connections).unwrap_or(Semaphore::MAX_PERMITS),
@@ -160,6 +172,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         app,
         acceptor: TlsAcceptor::from(Arc::new(tls)),
         connections: Arc::clone(&connections),
+        anonymous: Arc::new(Semaphore::new(anonymous_slots(max_connections))),
+        anonymous_idle: config.anonymous_idle,
     };
     let accepting = tokio::spawn(server.accept(listener));
     tracing::info!(address = %local_addr, "the registry listens");
@@ -173,6 +187,35 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         accepting,
         store,
         data_dir,
+    })
+}
+
+fn anonymous_slots(max_connections: u32) -> usize {
+    let slots = max_connections.div_ceil(ANONYMOUS_SHARE);
+    usize::try_from(slots).unwrap_or(Semaphore::MAX_PERMITS)
+}
+
+/// Raises the limit of open files as far as this process may; answers what there is to warn of.
+fn raise_file_limit(max_connections: u32) -> Option<String> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    // What cannot be raised is found out below.
+    let _ = setrlimit(Resource::Nofile, raised);
+    let limit = getrlimit(Resource::Nofile).current.or(current)?;
+    too_few_files(limit, max_connections)
+}
+
+fn too_few_files(limit: u64, max_connections: u32) -> Option<String> {
+    let needed = u64::from(max_connections).saturating_add(OTHER_FILES);
+    (limit < needed).then(|| {
+        format!(
+            "this process may open {limit} files, which is less than {max_connections} connections \
+             need: raise its limit to {needed} (ulimit -n, LimitNOFILE=), or set --max-connections \
+             lower"
+        )
     })
 }
 
@@ -225,12 +268,29 @@ struct Server {
     app: App,
     acceptor: TlsAcceptor,
     connections: Arc<Semaphore>,
+    /// The part of the connections that peers without a certificate may have.
+    anonymous: Arc<Semaphore>,
+    anonymous_idle: Duration,
+}
+
+/// What a connection may take.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// The first request, the head of each, and a pause between two over HTTP/1.
+    idle: Duration,
+    life: Duration,
+    /// Whether pauses are bounded over HTTP/2, too. There an edge's connection is asked for a
+    /// sign of life.
+    idle_always: bool,
+    /// How long what runs may take once the connection is to end.
+    end: Duration,
 }
 
 impl Server {
     /// Accepts until the registry stops.
     async fn accept(self, listener: TcpListener) {
         let mut stopping = self.app.stopping.clone();
+        let mut told: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 accepted = self.accept_one(&listener) => accepted,
@@ -247,7 +307,10 @@ impl Server {
                 }
                 Err(error) => {
                     // Out of file descriptors, mostly: let some connections end.
-                    tracing::warn!("cannot accept a connection: {error}");
+                    if told.is_none_or(|at| at.elapsed() >= ACCEPT_ERRORS_EVERY) {
+                        told = Some(Instant::now());
+                        tracing::warn!("cannot accept connections: {error}");
+                    }
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -267,7 +330,7 @@ impl Server {
     async fn serve(&self, stream: TcpStream) {
         // Answers are small and written whole: waiting for more would only delay them.
         let _ = stream.set_nodelay(true);
-        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(stream));
+        let handshake = timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(stream));
         let stream = match handshake.await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
@@ -281,6 +344,7 @@ impl Server {
             }
         };
         let (_, session) = stream.get_ref();
+        let http2 = session.alpn_protocol() == Some(b"h2");
         let peer = match session.peer_certificates().and_then(<[_]>::first) {
             None => Peer::ANONYMOUS,
             Some(certificate) => match Peer::from_certificate(certificate) {
@@ -295,47 +359,136 @@ impl Server {
                 }
             },
         };
+        let anonymous = peer.role == Role::None;
+        let slot = anonymous.then(|| Arc::clone(&self.anonymous).try_acquire_owned());
+        if let Some(Err(_)) = slot {
+            // Fail closed: the other slots are for those who show a certificate.
+            self.app.metrics.refused_connections.add();
+            return;
+        }
         let _open = self.app.metrics.connections.enter();
-        let idle = if peer.role == Role::None {
-            ANONYMOUS_IDLE
+        let bounds = if anonymous {
+            Bounds {
+                idle: self.anonymous_idle,
+                life: ANONYMOUS_LIFE,
+                idle_always: true,
+                end: self.anonymous_idle,
+            }
         } else {
-            KNOWN_IDLE
+            Bounds {
+                idle: KNOWN_IDLE,
+                life: KNOWN_LIFE,
+                idle_always: false,
+                end: KNOWN_LIFE,
+            }
         };
+        let (begun, requests) = watch::channel(());
         let router = self.router.clone();
         let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+            begun.send_replace(());
             request.extensions_mut().insert(peer.clone());
             let answer = router.clone().oneshot(request.map(Body::new));
             async move { answer.await.map_err(|never: Infallible| never) }
         });
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(idle)
-            .max_buf_size(usize::try_from(MAX_HEADER_OCTETS).unwrap_or(usize::MAX));
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_header_list_size(MAX_HEADER_OCTETS)
-            .max_concurrent_streams(MAX_STREAMS)
-            .keep_alive_interval(Duration::from_secs(30))
-            .keep_alive_timeout(Duration::from_secs(20));
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let stream = TokioIo::new(stream);
+        // By what the handshake agreed on (RFC 9113, 3.2): no octet has to come first.
+        if http2 {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder
+                .timer(TokioTimer::new())
+                .max_header_list_size(MAX_HEADER_OCTETS)
+                .max_concurrent_streams(MAX_STREAMS)
+                .keep_alive_interval(Duration::from_secs(30))
+                .keep_alive_timeout(Duration::from_secs(20));
+            let connection = builder.serve_connection(stream, service);
+            self.drive(
+                connection,
+                http2::Connection::graceful_shutdown,
+                requests,
+                bounds,
+            )
+            .await;
+        } else {
+            let mut builder = http1::Builder::new();
+            builder
+                .timer(TokioTimer::new())
+                .header_read_timeout(bounds.idle)
+                .max_buf_size(usize::try_from(MAX_HEADER_OCTETS).unwrap_or(usize::MAX));
+            let connection = builder.serve_connection(stream, service);
+            self.drive(
+                connection,
+                http1::Connection::graceful_shutdown,
+                requests,
+                bounds,
+            )
+            .await;
+        }
+    }
+
+    /// Serves a connection until it ends, or is to end: then what runs is finished, within bounds.
+    async fn drive<C: Future<Output = hyper::Result<()>>>(
+        &self,
+        connection: C,
+        end: impl FnOnce(Pin<&mut C>),
+        requests: watch::Receiver<()>,
+        bounds: Bounds,
+    ) {
         let mut connection = core::pin::pin!(connection);
         let mut stopping = self.app.stopping.clone();
         let ended = tokio::select! {
             ended = connection.as_mut() => Some(ended),
             () = stopped(&mut stopping) => None,
-            () = tokio::time::sleep(CONNECTION_LIFE) => None,
+            () = silent(requests, bounds) => None,
+            () = tokio::time::sleep(bounds.life) => None,
         };
         let ended = if let Some(ended) = ended {
             ended
         } else {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            end(connection.as_mut());
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = tokio::time::sleep(bounds.end) => return,
+                () = stopped_for(&mut stopping, STOP_TIMEOUT) => return,
+            }
         };
         if let Err(error) = ended {
             tracing::debug!("connection: {error}");
         }
+    }
+}
+
+/// Ends when no request has begun for too long.
+async fn silent(mut requests: watch::Receiver<()>, bounds: Bounds) {
+    while let Ok(Ok(())) = timeout(bounds.idle, requests.changed()).await {
+        if !bounds.idle_always {
+            core::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Ends when the registry has been stopping for so long.
+async fn stopped_for(stopping: &mut watch::Receiver<bool>, time: Duration) {
+    stopped(stopping).await;
+    tokio::time::sleep(time).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_few_files_are_warned_of() {
+        assert_eq!(too_few_files(10_064, 10_000), None);
+        let warning = too_few_files(1024, 10_000).unwrap();
+        assert!(
+            warning.contains("may open 1024 files") && warning.contains("to 10064"),
+            "{warning}"
+        );
+    }
+
+    #[test]
+    fn most_connections_are_for_those_who_show_a_certificate() {
+        assert_eq!(anonymous_slots(10_000), 2_500);
+        assert_eq!(anonymous_slots(1), 1);
     }
 }

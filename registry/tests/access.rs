@@ -286,3 +286,118 @@ fn the_document_names_every_endpoint_and_whom_it_serves() {
         .filter(|line| line.starts_with("| `") && line.contains(" /"));
     assert_eq!(rows.count(), table().count());
 }
+
+mod raw {
+    //! Clients that stop in the middle.
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use rustls_pki_types::pem::PemObject as _;
+    use rustls_pki_types::{CertificateDer, ServerName};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::client::TlsStream;
+
+    use super::Registry;
+
+    /// Connects without a certificate.
+    pub async fn connect(registry: &Registry, protocol: Option<&[u8]>) -> TlsStream<TcpStream> {
+        let ca = CertificateDer::from_pem_file(registry.dir.join("infra-ca/cert.pem")).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(ca).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = protocol.map(<[u8]>::to_vec).into_iter().collect();
+        let stream = TcpStream::connect(registry.running.local_addr())
+            .await
+            .unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let connector = TlsConnector::from(Arc::new(config));
+        connector.connect(name, stream).await.unwrap()
+    }
+
+    /// Sends these octets, then nothing, and reads until the registry ends the connection.
+    pub async fn wait_for_end(mut stream: TlsStream<TcpStream>, octets: &[u8]) -> Vec<u8> {
+        stream.write_all(octets).await.unwrap();
+        let mut answer = Vec::new();
+        let read = stream.read_to_end(&mut answer);
+        // An end without a goodbye is an end.
+        let _ = tokio::time::timeout(Duration::from_mins(1), read)
+            .await
+            .expect("the connection is still open");
+        answer
+    }
+}
+
+#[tokio::test]
+async fn who_shows_no_certificate_and_asks_nothing_is_let_go_of() {
+    let registry = Registry::new().await.stop().await;
+    let mut config = config(&registry.dir);
+    config.anonymous_idle = Duration::from_millis(500);
+    let registry = registry.start_with(config).await;
+    let edge = registry.edge();
+    assert_eq!(edge.get("/v1/feed").await.0, StatusCode::OK);
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let settings = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+    let (h2, h1) = (Some(b"h2".as_slice()), Some(b"http/1.1".as_slice()));
+    for (what, protocol, octets) in [
+        ("silence", None, Vec::new()),
+        ("silence over HTTP/1", h1, Vec::new()),
+        ("silence over HTTP/2", h2, Vec::new()),
+        ("half a head", h1, b"GET /healthz HTTP/1.1\r\n".to_vec()),
+        ("half a preface", h2, preface[..12].to_vec()),
+        ("half a preface, unannounced", None, preface[..12].to_vec()),
+        ("no request", h2, [&preface[..], settings].concat()),
+    ] {
+        let stream = raw::connect(&registry, protocol).await;
+        let answer = raw::wait_for_end(stream, &octets).await;
+        let answered = answer.windows(8).any(|part| part == b"HTTP/1.1");
+        assert!(!answered || what.starts_with("half"), "{what}: {answer:?}");
+    }
+    // A request is answered, and the silence behind it has the same bound.
+    let stream = raw::connect(&registry, h1).await;
+    let asked = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let answer = raw::wait_for_end(stream, asked).await;
+    assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"), "{answer:?}");
+    // Whoever shows a certificate is not meant.
+    assert_eq!(edge.get("/v1/feed").await.0, StatusCode::OK);
+    let text = registry.operator().request(Method::GET, "/metrics");
+    let text = text.send().await.unwrap().text().await.unwrap();
+    let open = "medbind_registry_connections 2";
+    assert!(text.lines().any(|line| line == open), "{text}");
+}
+
+#[tokio::test]
+async fn most_connections_are_kept_for_those_who_show_a_certificate() {
+    let registry = Registry::new().await.stop().await;
+    let mut config = config(&registry.dir);
+    config.max_connections = 8;
+    config.anonymous_idle = Duration::from_mins(10);
+    let registry = registry.start_with(config).await;
+    let refused = |count: u32| format!("medbind_registry_connections_refused_total {count}");
+    let operator = registry.operator();
+    let metrics = async || {
+        let request = operator.request(Method::GET, "/metrics");
+        request.send().await.unwrap().text().await.unwrap()
+    };
+    let first = raw::connect(&registry, None).await;
+    let second = raw::connect(&registry, None).await;
+    for _ in 0..500 {
+        if metrics().await.contains("medbind_registry_connections 3\n") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(metrics().await.contains(&refused(0)));
+    for _ in 0..3 {
+        raw::wait_for_end(raw::connect(&registry, None).await, b"").await;
+    }
+    assert!(metrics().await.contains(&refused(3)));
+    assert_eq!(registry.edge().get("/v1/feed").await.0, StatusCode::OK);
+    drop((first, second));
+}
