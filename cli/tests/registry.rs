@@ -272,25 +272,6 @@ fn a_stream_is_enrolled_and_its_bad_lines_are_named() {
             .contains("nothing.ndjson")
     );
 
-    let header = "device,code,secret_hash,class\n";
-    for nothing in ["", "\n\n", header] {
-        let ran = desk.run_with(&["enrol", "-"], nothing).ended_with(2);
-        assert_eq!(ran.out, "0 enrolled, 0 rejected\n");
-        assert!(
-            ran.err.contains("no device in what was read"),
-            "{}",
-            ran.err
-        );
-    }
-    let old_lines = csv.replace("CS", "OLD").replace('\n', "\r");
-    let ran = desk.run_with(&["enrol", "-"], &old_lines).ended_with(1);
-    assert_eq!(ran.out, "0 enrolled, 1 rejected\n");
-    assert!(
-        ran.err.contains("end lines with LF or CR LF"),
-        "{}",
-        ran.err
-    );
-
     let listed = |args: &[&str]| {
         let ran = desk
             .run(&[&["list", "--json"][..], args].concat())
@@ -322,6 +303,32 @@ fn a_stream_is_enrolled_and_its_bad_lines_are_named() {
         desk.run(&["export"]).ended_with(0).out
     );
     assert_eq!(desk.read("records.ndjson").lines().count(), 34);
+}
+
+#[test]
+fn a_file_that_holds_no_device_is_no_success() {
+    let day = Day::new();
+    let desk = &day.desk;
+    let header = "device,code,secret_hash,class\n";
+    for nothing in ["", "\n\n", header] {
+        let ran = desk.run_with(&["enrol", "-"], nothing).ended_with(2);
+        assert_eq!(ran.out, "0 enrolled, 0 rejected\n");
+        assert!(
+            ran.err.contains("no device in what was read"),
+            "{}",
+            ran.err
+        );
+    }
+    let code = medbind_core::claim::ClaimCode::from_entropy([7; 12]);
+    let hash = "ab".repeat(32);
+    let old_lines = format!("{header}acme:OLD,{code},{hash},cgm\n").replace('\n', "\r");
+    let ran = desk.run_with(&["enrol", "-"], &old_lines).ended_with(1);
+    assert_eq!(ran.out, "0 enrolled, 1 rejected\n");
+    assert!(
+        ran.err.contains("end lines with LF or CR LF"),
+        "{}",
+        ran.err
+    );
 }
 
 #[test]
