@@ -34,11 +34,14 @@ pub const TICK: Duration = Duration::from_millis(100);
 /// How often the registry is asked on behalf of one request.
 const MOST_LOOKUPS: u8 = 3;
 
-/// Filter state that access logs and rate limits read: the deny code. A permit has the tag's headers,
-/// which they can read too, and each property of filter state costs every request.
+/// Filter state that access logs and rate limits read: the deny code. A permit writes none, since
+/// each property of filter state costs every request.
 pub const STATE_DECISION: &str = "medbind_decision";
 /// Filter state: the device's pseudonym; absent where no device is named or the key is not here.
 pub const STATE_DEVICE: &str = "medbind_device";
+/// Filter state: the device's class, on a permit. Not read from the tag's header: where the guard was
+/// never reached, that is still the client's own.
+pub const STATE_CLASS: &str = "medbind_class";
 
 /// Whether the host goes on with the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -397,6 +400,9 @@ impl<H: Host> Guard<H> {
         if !shadow || stage == Stage::Arrived {
             let device = self.name(memory, permit.device());
             self.write_device(device.as_deref());
+            if let Some(class) = permit.class() {
+                let _ = self.host.set_filter_state(STATE_CLASS, class.as_str());
+            }
         }
         let may_end = permit.binding().is_some() || permit.valid_until() < Timestamp::MAX;
         if !shadow && may_end {

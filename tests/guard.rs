@@ -44,6 +44,7 @@ fn a_permitted_request_is_tagged_counted_and_described_in_filter_state() {
     let pseudonym = pseudonym_key().pseudonym(&"acme:SN1".parse().unwrap());
     let state = edge.guard.filter_state(stream);
     assert!(!state.contains_key("medbind_decision"));
+    assert_eq!(state["medbind_class"], "cgm");
     assert_eq!(state["medbind_device"], pseudonym.to_string());
     assert_eq!(edge.decisions("permit"), 1);
 }
@@ -1056,8 +1057,8 @@ fn known_devices_are_served_with_few_host_calls() {
     let shared = edge.world.shared_reads();
     let before = edge.guard.host().host_calls();
     assert!(edge.guard.request(&request).is_forwarded());
-    // Headers, digest, six tags, the counter, the pseudonym for the access log.
-    assert_eq!(edge.guard.host().host_calls() - before, 10);
+    // Headers, digest, six tags, the counter, pseudonym and class for the access log.
+    assert_eq!(edge.guard.host().host_calls() - before, 11);
     assert_eq!(edge.world.shared_reads(), shared, "no shared data");
 }
 

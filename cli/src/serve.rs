@@ -5,20 +5,34 @@ use std::process::ExitCode;
 use medbind_registry::Config;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::Level;
 
 use crate::args::{Global, Serve};
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, put};
 
+/// What `MEDBIND_LOG` may say.
+const LEVELS: [(&str, Level); 5] = [
+    ("error", Level::ERROR),
+    ("warn", Level::WARN),
+    ("info", Level::INFO),
+    ("debug", Level::DEBUG),
+    ("trace", Level::TRACE),
+];
+
 /// `medbind serve`: until Ctrl-C or SIGTERM.
 pub async fn serve(args: &Serve, global: &Global) -> Outcome {
-    let filter = std::env::var("MEDBIND_LOG").unwrap_or_else(|_| "info".to_owned());
-    let filter = tracing_subscriber::EnvFilter::try_new(&filter).map_err(|error| {
-        Failure::usage(format_args!("MEDBIND_LOG={filter}: {error}"))
+    let filter = std::env::var("MEDBIND_LOG").unwrap_or_default();
+    let filter = if filter.is_empty() { "info" } else { &*filter };
+    // The five words alone: a filter of the crate's own language takes a typing error for the name of
+    // a target, and logs nothing.
+    let level = LEVELS.iter().find(|(word, _)| *word == filter);
+    let (_, level) = level.ok_or_else(|| {
+        Failure::usage(format_args!("MEDBIND_LOG={filter}: no level of the log"))
             .next("set it to error, warn, info, debug or trace")
     })?;
     let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_max_level(*level)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     // A second subscriber is no error: the first goes on.

@@ -306,6 +306,24 @@ fn a_stream_is_enrolled_and_its_bad_lines_are_named() {
 }
 
 #[test]
+fn a_level_of_the_log_that_is_none_is_refused() {
+    let desk = Desk::new();
+    for word in ["warning", "loud,,", "INFO=1"] {
+        let ran = desk
+            .command(&["serve", "--data-dir", "r", "--listen", "127.0.0.1:0"])
+            .env("MEDBIND_LOG", word)
+            .output()
+            .unwrap();
+        assert_eq!(ran.status.code(), Some(2), "{word}");
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert!(
+            said.contains("MEDBIND_LOG") && said.contains("warn"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn a_file_that_holds_no_device_is_no_success() {
     let day = Day::new();
     let desk = &day.desk;

@@ -9,7 +9,7 @@ use medbind_core::time::Timestamp;
 
 use crate::pki::{
     self, CERTIFICATE_FILE, CertificateAuthority, CertificateFacts, KEY_FILE, LEAF_VALIDITY,
-    NEAR_EXPIRY, PkiError, Purpose,
+    NEAR_EXPIRY, PkiError, PrivateKeyPem, Purpose,
 };
 use crate::role::{Name, NameError, Role};
 
@@ -88,7 +88,7 @@ pub(crate) struct Identity {
     /// The server's certificate, PEM.
     pub certificate_pem: String,
     /// Its key.
-    pub key_pem: String,
+    pub key_pem: PrivateKeyPem,
     /// The CA that clients are verified against, PEM.
     pub ca_pem: String,
     /// What was made.
@@ -256,9 +256,12 @@ impl DataDir {
         warnings.extend(near_expiry(&ca_dir.join(CERTIFICATE_FILE), now, BEGIN_ANEW));
         warnings.extend(readable_by_others(&ca_dir.join(KEY_FILE)));
         warnings.extend(readable_by_others(&server_dir.join(KEY_FILE)));
+        warnings.extend(readable_by_others(
+            &self.path.join("operator").join(KEY_FILE),
+        ));
         Ok(Identity {
             certificate_pem: pki::read(&server_dir.join(CERTIFICATE_FILE))?,
-            key_pem: pki::read(&server_dir.join(KEY_FILE))?,
+            key_pem: PrivateKeyPem::new(pki::read(&server_dir.join(KEY_FILE))?),
             ca_pem,
             made,
             warnings,

@@ -1,5 +1,6 @@
 //! A device as the registry keeps it, and as operators see it.
 
+use core::fmt;
 use core::str::FromStr;
 
 use medbind_core::binding::{AccountId, Binding, BindingState, DeviceClass, Epoch, Pin, Pins};
@@ -66,14 +67,22 @@ pub struct DeviceList {
 }
 
 /// The answer to a release: the device, and the secret for its next claim, which is shown this
-/// once.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// once. `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Released {
     /// The device.
     #[serde(flatten)]
     pub record: DeviceRecord,
     /// The new claim secret, in groups of four.
     pub claim_secret: String,
+}
+
+impl fmt::Debug for Released {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Released")
+            .field("record", &self.record)
+            .finish_non_exhaustive()
+    }
 }
 
 #[expect(

@@ -30,9 +30,9 @@ const MAX_WAIT: Duration = Duration::from_mins(1);
 /// What of a body the records may fill: the header's line stands before them.
 const RECORDS_OCTETS: usize = MAX_BODY_OCTETS - MAX_LINE_OCTETS;
 
-/// The query of `GET /v1/feed`.
+/// The query of `GET /v1/feed`. What is not known here is passed over, as in the feed's records: an
+/// edge may be newer than its registry.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct FeedQuery {
     cursor: Option<String>,
     wait: Option<String>,

@@ -244,7 +244,7 @@ fn tls_config(identity: &Identity) -> Result<ServerConfig, StartError> {
     let chain = CertificateDer::pem_slice_iter(identity.certificate_pem.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| failed("server/cert.pem", &error))?;
-    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes())
+    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.expose().as_bytes())
         .map_err(|_| StartError::Tls("server/key.pem is no PEM private key".to_owned()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier =

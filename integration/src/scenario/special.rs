@@ -482,21 +482,21 @@ async fn logs(stage: &mut Stage) -> Result<()> {
         );
     }
     let accesses = stage.envoy.access_log();
-    let says = |principal: Value, code: Value, class: Value| {
+    let says = |status: u16, code: Value, class: Value| {
         let line = accesses.iter().rev().find(|line| {
-            line["principal"] == principal && line["code"] == code && line["class"] == class
+            line["status"] == status && line["code"] == code && line["class"] == class
         });
         let device = line.and_then(|line| line["device"].as_str());
         ensure!(
             device.is_some_and(|device| device.len() == 16),
-            "the log of accesses has no line of {principal} with code {code}, class {class} and a \
+            "the log of accesses has no line of {status} with code {code}, class {class} and a \
              pseudonym; its last one: {:?}",
             accesses.last()
         );
         Ok(())
     };
-    says(json!("device"), Value::Null, json!("cgm"))?;
-    says(Value::Null, json!("binding_revoked"), Value::Null)
+    says(200, Value::Null, json!("cgm"))?;
+    says(403, json!("binding_revoked"), Value::Null)
 }
 
 async fn registry_down(stage: &mut Stage) -> Result<()> {
