@@ -1,17 +1,25 @@
 //! How is the registry spoken to? HTTPS with a client certificate, and only one CA that is
 //! trusted.
 
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fmt, fs};
 
+use jiff::SignedDuration;
+use medbind_core::certificate::PeerCertificate;
 use medbind_core::identity::DeviceId;
-use reqwest::header::{CONTENT_TYPE, HeaderValue};
-use reqwest::{Certificate, Client, Identity, Method, RequestBuilder, Response, Url, tls};
+use medbind_core::time::Timestamp;
+use reqwest::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use reqwest::{
+    Certificate, Client, Identity, Method, RequestBuilder, Response, StatusCode, Url, tls,
+};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::Value;
 
 use crate::args::Global;
 use crate::failure::Failure;
+use crate::output::put;
 
 /// Where `medbind serve` listens unless it is told otherwise.
 pub const DEFAULT_REGISTRY: &str = "https://localhost:8443";
@@ -22,7 +30,20 @@ pub const NDJSON: &str = "application/x-ndjson";
 #[derive(Clone, Debug)]
 pub struct Registry {
     client: Client,
-    base: Url,
+    base: Base,
+    /// Where the credentials are, and when their certificate ends.
+    dir: PathBuf,
+    not_after: Option<Timestamp>,
+}
+
+/// The address of a registry, shown as it is typed.
+#[derive(Clone, Debug)]
+struct Base(Url);
+
+impl fmt::Display for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str().trim_end_matches('/'))
+    }
 }
 
 impl Registry {
@@ -68,12 +89,19 @@ impl Registry {
                     innermost(&error)
                 ))
             })?;
-        Ok(Self { client, base })
+        let own = CertificateDer::from_pem_slice(&pair).ok();
+        let own = own.and_then(|own| PeerCertificate::parse_der(&own).ok());
+        Ok(Self {
+            client,
+            base: Base(base),
+            dir: dir.to_owned(),
+            not_after: own.map(|own| own.not_after()),
+        })
     }
 
     /// A request to `path` (escaped, from the root).
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let mut url = self.base.clone();
+        let mut url = self.base.0.clone();
         let (path, query) = match path.split_once('?') {
             Some((path, query)) => (path, Some(query)),
             None => (path, None),
@@ -90,30 +118,75 @@ impl Registry {
             return Ok(response);
         }
         let status = response.status();
+        let wait = response.headers().get(RETRY_AFTER);
+        let wait: Option<u64> = wait.and_then(|seconds| seconds.to_str().ok()?.parse().ok());
         let body = response.bytes().await.unwrap_or_default();
         let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let code = problem["code"].as_str().unwrap_or_default();
+        Err(self.refused(status, wait, &problem))
+    }
+
+    /// The registry answered that it does not do it.
+    fn refused(&self, status: StatusCode, wait: Option<u64>, problem: &Value) -> Failure {
+        let code = problem["code"].as_str();
+        if code == Some("certificate_expired") {
+            return self.certificate_ended().code(code);
+        }
+        let detail = problem["detail"].as_str();
         let said = match code {
-            "unknown_device" => Some("it has no such device"),
-            _ => problem["detail"].as_str().or(problem["title"].as_str()),
+            Some("unknown_device") => Some("it has no such device"),
+            Some("internal") => Some("something failed in it"),
+            Some("stopping") => Some("it is being stopped"),
+            Some("unhealthy") => Some("its database does not answer"),
+            Some(_) => detail.or(problem["title"].as_str()),
+            None => detail,
         };
-        let what = match said {
-            Some(said) => format!("the registry refuses: {said} ({code}, status {status})"),
-            None => format!("the registry at {} answers {status}", self.base),
+        let (base, number) = (&self.base, status.as_u16());
+        let mut what = match said {
+            Some(said) => format!("the registry at {base} refuses: {said}"),
+            None => format!("{base} answers with an error that is not the registry's"),
         };
-        let failure = Failure::refused(what).code(code);
-        Err(match (code, status.as_u16()) {
-            ("claim_refused", _) => failure.next(
+        let code_said = code.map_or_else(String::new, |code| format!("{code}, "));
+        put!(what, " ({code_said}status {status})");
+        let next = match (code, number) {
+            (Some("claim_refused"), _) => {
                 "compare code and secret with the label; a device that is claimed already must be \
-                 released first",
-            ),
-            (_, 404) if !code.is_empty() => {
-                failure.next("see `medbind list` for the devices that are enrolled")
+                 released first"
             }
-            (_, 401 | 403) => failure.next("are these an operator's credentials?"),
-            (_, 409) => failure.next("see `medbind show DEVICE` for where it stands"),
-            _ => failure,
-        })
+            (None, _) => {
+                "is --registry the address of `medbind serve` itself? Something else answers there, \
+                 or in between"
+            }
+            (Some("unknown_device"), _) => "see `medbind list` for the devices that are enrolled",
+            (_, 400 | 413 | 415) => "mend what it names, and send it again",
+            (_, 401 | 403) => {
+                "are these an operator's credentials? DATA_DIR/operator of the registry holds some, \
+                 `medbind ca issue --operator` makes others"
+            }
+            (_, 404 | 405) => "are registry and command of the same version?",
+            (_, 408) => {
+                "see with `medbind show DEVICE` whether it was done, and else send it again"
+            }
+            (_, 409) => "see `medbind show DEVICE` for where it stands",
+            (_, 429) => "try again, with code and secret as they stand on the label",
+            (_, 503) => {
+                "nothing was changed: try again once it is up; its own log, of `medbind serve`, says \
+                 why it is not"
+            }
+            (_, 507) => "free some space on the registry's disk, then send it again",
+            (_, 500..) => {
+                "its own log, of `medbind serve`, says what; `medbind show DEVICE` says whether the \
+                 change was made"
+            }
+            _ => "see the log of `medbind serve`",
+        };
+        let failure = Failure::refused(what).code(code).retry_after(wait);
+        match wait {
+            Some(seconds) => {
+                let wait = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
+                failure.next(format_args!("wait {wait:#} (Retry-After); {next}"))
+            }
+            None => failure.next(next),
+        }
     }
 
     /// Sends and reads one JSON value.
@@ -147,19 +220,37 @@ impl Registry {
         .next("are registry and command of the same version?")
     }
 
-    /// The registry did not answer.
+    /// The registry says itself why it stopped in the middle of an import.
+    pub fn stopped_reading(&self, why: &str) -> Failure {
+        Failure::refused(format_args!(
+            "the registry at {} stopped in the middle of the enrolment: {why}",
+            self.base
+        ))
+        .next("mend that (its own log, of `medbind serve`, may say more)")
+    }
+
+    /// The registry did not answer, or not to the end.
     pub fn failed(&self, error: &reqwest::Error) -> Failure {
         let why = innermost(error);
-        let failure = Failure::refused(format_args!("cannot connect to {}: {why}", self.base));
+        // With TLS 1.3 the connection stands before the registry has looked at our certificate.
+        let connected = !error.is_connect();
+        let its_certificate = why.contains("invalid peer certificate");
+        let alert = why.contains("alert");
+        if why.contains("alert: CertificateExpired")
+            || ((connected || alert) && !its_certificate && self.has_ended())
+        {
+            return self.certificate_ended();
+        }
+        let what = if connected {
+            format!("the connection to {} was lost: {why}", self.base)
+        } else {
+            format!("cannot connect to {}: {why}", self.base)
+        };
+        let failure = Failure::refused(what);
         if why.contains("certificate expired") || why.contains("not valid yet") {
             failure.next(
                 "is this machine's clock right? If it is, the registry's certificate has ended: \
                  `medbind serve` makes a new one when it is started again",
-            )
-        } else if why.contains("alert: CertificateExpired") {
-            failure.next(
-                "the certificate in --credentials has ended, or the registry's clock is wrong; \
-                 renew it: medbind ca issue DIR --ca DATA_DIR/infra-ca --renew",
             )
         } else if why.contains("alert: UnsupportedCertificate") {
             failure.next(
@@ -170,13 +261,39 @@ impl Registry {
             failure.next("ca.pem of --credentials is not the CA of this registry")
         } else if why.contains("NotValidForName") {
             failure.next("start `medbind serve` with --server-name for the name in --registry")
-        } else if why.contains("received fatal alert") || why.contains("peer closed") {
+        } else if alert {
             failure.next("does the registry know the certificate in --credentials?")
-        } else if error.is_connect() {
-            failure.next("is `medbind serve` running? set --registry")
+        } else if connected {
+            failure.next(
+                "is `medbind serve` still running? A change may have been made all the same: \
+                 `medbind show` says",
+            )
         } else {
-            failure.next("see the log of `medbind serve`")
+            failure.next("is `medbind serve` running? set --registry")
         }
+    }
+
+    /// Whether our own certificate has ended, by this machine's clock.
+    fn has_ended(&self) -> bool {
+        let now = jiff::Timestamp::now().as_second();
+        self.not_after.is_some_and(|end| end.unix_seconds() < now)
+    }
+
+    /// The registry lets nobody in with a certificate that has ended.
+    fn certificate_ended(&self) -> Failure {
+        let (dir, base) = (self.dir.display(), &self.base);
+        let ended = match self.not_after {
+            Some(end) if self.has_ended() => format!("it ended at {end}"),
+            Some(end) => format!("it ends at {end}, and the registry's clock is past that"),
+            None => "it has ended".to_owned(),
+        };
+        Failure::refused(format_args!(
+            "the registry at {base} does not take the certificate in {dir}: {ended}"
+        ))
+        .next(format_args!(
+            "renew it, where the infrastructure CA is: medbind ca issue {dir} --ca \
+             DATA_DIR/infra-ca --renew"
+        ))
     }
 }
 

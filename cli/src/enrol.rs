@@ -3,6 +3,7 @@
 use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
 
 use futures_util::{StreamExt as _, stream};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -42,8 +43,9 @@ struct Tally {
     imported: u64,
     rejected: u64,
     unchanged: u64,
-    done: bool,
     errors: Vec<Value>,
+    /// Why it ended before all was enrolled.
+    cut_short: Option<Failure>,
 }
 
 /// `medbind enrol`.
@@ -65,14 +67,19 @@ pub async fn enrol(args: &Enrol, global: &Global) -> Outcome {
             0 => String::new(),
             unchanged => format!(", {unchanged} were there already"),
         };
+        let so_far = match &tally.cut_short {
+            Some(_) => ", as far as it got",
+            None => "",
+        };
         output::line(&format!(
-            "{} enrolled, {} rejected{unchanged}",
+            "{} enrolled, {} rejected{unchanged}{so_far}",
             tally.imported, tally.rejected
         ));
     }
-    if !tally.done {
-        return Err(Failure::refused("the enrolment was cut short")
-            .next("enrol again: a device that is there already and the same is no error"));
+    if let Some(failure) = tally.cut_short {
+        return Err(failure.and_next(
+            "then send the same again, whole: what is enrolled already and the same is left as it is",
+        ));
     }
     if tally.is_empty() {
         return Err(Failure::usage("there is no device in what was read").next(
@@ -103,7 +110,7 @@ async fn one(registry: &Registry, args: &Enrol, global: &Global) -> Result<Tally
         .header(CONTENT_TYPE, NDJSON)
         .body(format!("{}\n", Value::Object(line)));
     let response = registry.send(request).await?;
-    read_answer(registry, response, &ProgressBar::hidden(), !global.json).await
+    Ok(read_answer(registry, response, &ProgressBar::hidden(), !global.json).await)
 }
 
 async fn from_file(
@@ -131,7 +138,7 @@ async fn from_file(
     };
 
     let bar = progress(length, global.json);
-    let moved = bar.clone();
+    let (moved, named) = (bar.clone(), path.to_owned());
     let rest = stream::unfold(input, |mut input| async move {
         let mut chunk = vec![0; CHUNK];
         match input.read(&mut chunk).await {
@@ -144,10 +151,12 @@ async fn from_file(
         }
     });
     let chunks = stream::iter([Ok::<_, std::io::Error>(first)]).chain(rest);
-    let body = chunks.inspect(move |chunk| {
-        if let Ok(chunk) = chunk {
-            let octets = u64::try_from(chunk.len()).unwrap_or(0);
-            moved.inc(octets);
+    let unread = Arc::new(OnceLock::new());
+    let noted = Arc::clone(&unread);
+    let body = chunks.inspect(move |chunk| match chunk {
+        Ok(chunk) => moved.inc(u64::try_from(chunk.len()).unwrap_or(0)),
+        Err(error) => {
+            let _ = noted.set(Failure::unreadable(&named, error));
         }
     });
     let request = registry
@@ -158,9 +167,13 @@ async fn from_file(
         .send(request)
         .await
         .inspect_err(|_| bar.finish_and_clear())?;
-    let tally = read_answer(registry, response, &bar, !global.json).await;
+    let mut tally = read_answer(registry, response, &bar, !global.json).await;
     bar.finish_and_clear();
-    tally
+    // What cannot be read ends the answer, too.
+    if let Some(failure) = unread.get() {
+        tally.cut_short = Some(failure.clone());
+    }
+    Ok(tally)
 }
 
 /// NDJSON, unless name or content say CSV.
@@ -195,25 +208,19 @@ fn progress(length: Option<u64>, as_json: bool) -> ProgressBar {
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
+/// Reads the answer as far as it comes: what it has told is on the registry's disk.
 async fn read_answer(
     registry: &Registry,
     response: reqwest::Response,
     bar: &ProgressBar,
     show_errors: bool,
-) -> Result<Tally, Failure> {
+) -> Tally {
     let mut tally = Tally::default();
-    let mut pending = Vec::new();
-    let mut body = response.bytes_stream();
-    while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(|error| registry.failed(&error))?;
-        pending.extend_from_slice(&chunk);
-        while let Some(end) = pending.iter().position(|octet| *octet == b'\n') {
-            let line: Vec<u8> = pending.drain(..=end).collect();
-            tally.take(registry, &line, bar, show_errors)?;
-        }
+    let ended = tally.read(registry, response, bar, show_errors).await;
+    if let Err(failure) = ended {
+        tally.cut_short = Some(failure);
     }
-    tally.take(registry, &pending, bar, show_errors)?;
-    Ok(tally)
+    tally
 }
 
 impl Tally {
@@ -222,15 +229,42 @@ impl Tally {
         self.imported == 0 && self.rejected == 0 && self.unchanged == 0
     }
 
+    async fn read(
+        &mut self,
+        registry: &Registry,
+        response: reqwest::Response,
+        bar: &ProgressBar,
+        show_errors: bool,
+    ) -> Result<(), Failure> {
+        let mut pending = Vec::new();
+        let mut done = false;
+        let mut body = response.bytes_stream();
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.map_err(|error| registry.failed(&error))?;
+            pending.extend_from_slice(&chunk);
+            while let Some(end) = pending.iter().position(|octet| *octet == b'\n') {
+                let line: Vec<u8> = pending.drain(..=end).collect();
+                done |= self.take(registry, &line, bar, show_errors)?;
+            }
+        }
+        done |= self.take(registry, &pending, bar, show_errors)?;
+        if done {
+            Ok(())
+        } else {
+            Err(registry.unexpected(&"it ends before its last line"))
+        }
+    }
+
+    /// Takes a line; answers whether it is the last one, and all was read.
     fn take(
         &mut self,
         registry: &Registry,
         line: &[u8],
         bar: &ProgressBar,
         show_errors: bool,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         if line.trim_ascii().is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let progress: Progress =
             serde_json::from_slice(line).map_err(|error| registry.unexpected(&error))?;
@@ -248,20 +282,19 @@ impl Tally {
         if let Some(unchanged) = progress.unchanged {
             self.unchanged = unchanged;
         }
-        self.done |= progress.done;
-        if let Some(error) = progress.error {
-            let at = match progress.line {
-                Some(line) => format!("line {line}"),
-                None => "the registry".to_owned(),
-            };
-            if show_errors {
-                bar.suspend(|| anstream::eprintln!("{at}: {error}"));
+        match (progress.error, progress.line) {
+            (None, _) => {}
+            (Some(error), Some(line)) => {
+                if show_errors {
+                    bar.suspend(|| anstream::eprintln!("line {line}: {error}"));
+                }
+                if self.errors.len() < MAX_ERRORS {
+                    self.errors.push(json!({"line": line, "error": error}));
+                }
             }
-            if self.errors.len() < MAX_ERRORS {
-                self.errors
-                    .push(json!({"line": progress.line, "error": error}));
-            }
+            // Its last line: it ends before the stream did.
+            (Some(error), None) => return Err(registry.stopped_reading(&error)),
         }
-        Ok(())
+        Ok(progress.done)
     }
 }

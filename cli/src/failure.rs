@@ -16,12 +16,13 @@ pub enum Kind {
 }
 
 /// What a command answers when it cannot do its work.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Failure {
     kind: Kind,
     what: String,
     next: Option<String>,
     code: Option<String>,
+    retry_after: Option<u64>,
 }
 
 /// What a command answers with: the exit status, or why it failed.
@@ -44,6 +45,7 @@ impl Failure {
             what: what.to_string(),
             next: None,
             code: None,
+            retry_after: None,
         }
     }
 
@@ -64,10 +66,26 @@ impl Failure {
         self
     }
 
+    /// With something more to do next, behind what is to be done already.
+    #[must_use]
+    pub fn and_next(self, more: impl fmt::Display) -> Self {
+        match self.next.clone() {
+            Some(next) => self.next(format_args!("{next}; {more}")),
+            None => self.next(more),
+        }
+    }
+
     /// With the registry's code.
     #[must_use]
-    pub fn code(mut self, code: &str) -> Self {
-        self.code = Some(code.to_owned());
+    pub fn code(mut self, code: Option<&str>) -> Self {
+        self.code = code.map(str::to_owned);
+        self
+    }
+
+    /// With the seconds to wait before the next try.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: Option<u64>) -> Self {
+        self.retry_after = seconds;
         self
     }
 
@@ -91,7 +109,12 @@ impl Failure {
     /// To standard error, in words or as one JSON object.
     pub fn print(&self, as_json: bool) {
         if as_json {
-            let object = json!({"error": self.what, "code": self.code, "next": self.next});
+            let object = json!({
+                "error": self.what,
+                "code": self.code,
+                "retry_after": self.retry_after,
+                "next": self.next,
+            });
             anstream::eprintln!("{object}");
             return;
         }

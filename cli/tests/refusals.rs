@@ -1,0 +1,242 @@
+//! What a person is told where the registry does not do what it was asked: where, what, and what to
+//! do next. Over real TLS, from a registry, and from one that answers as a sick one does.
+
+mod common;
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::Desk;
+use medbind_core::time::Timestamp;
+use medbind_registry::Config;
+use medbind_registry::pki::{CertificateAuthority, LEAF_VALIDITY, Purpose};
+use medbind_registry::role::Role;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use serde_json::Value;
+
+type Tls = StreamOwned<ServerConnection, TcpStream>;
+
+fn now() -> Timestamp {
+    Timestamp::from_unix_millis(jiff::Timestamp::now().as_millisecond())
+}
+
+fn operator() -> Purpose {
+    Purpose::Client(Role::Operator("ann".parse().unwrap()))
+}
+
+/// A server that answers each request with `answer`, and an operator's desk before it.
+fn desk_before(answer: impl Fn(Tls) + Send + 'static) -> Desk {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let ca = CertificateAuthority::generate("test CA", now()).unwrap();
+    let server = Purpose::Server(vec!["localhost".to_owned()]);
+    let server = ca.issue(&server, now(), LEAF_VALIDITY).unwrap();
+    let chain = CertificateDer::from_pem_slice(server.certificate_pem.as_bytes()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(server.key_pem.expose().as_bytes()).unwrap();
+    let tls = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![chain], key)
+        .unwrap();
+    let tls = Arc::new(tls);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            let socket = socket.unwrap();
+            let limit = Some(Duration::from_secs(10));
+            socket.set_read_timeout(limit).unwrap();
+            let connection = ServerConnection::new(Arc::clone(&tls)).unwrap();
+            let mut stream = StreamOwned::new(connection, socket);
+            let mut head = Vec::new();
+            let mut octet = [0];
+            while !head.ends_with(b"\r\n\r\n") && stream.read_exact(&mut octet).is_ok() {
+                head.extend(octet);
+            }
+            answer(stream);
+        }
+    });
+    let mut desk = Desk::new();
+    let operator = ca.issue(&operator(), now(), LEAF_VALIDITY).unwrap();
+    operator.save(&desk.path("operator")).unwrap();
+    desk.set("MEDBIND_REGISTRY", &format!("https://localhost:{port}"));
+    desk.set("MEDBIND_CREDENTIALS", "operator");
+    desk
+}
+
+/// Sends a whole answer, and lets the client read it.
+fn send(mut stream: Tls, head: &str, body: &str) {
+    let length = body.len();
+    let answer = format!("HTTP/1.1 {head}\r\ncontent-length: {length}\r\n\r\n{body}");
+    stream.write_all(answer.as_bytes()).unwrap();
+    stream.flush().unwrap();
+    stream.conn.send_close_notify();
+    let _ = stream.conn.complete_io(&mut stream.sock);
+    let _ = stream.sock.shutdown(Shutdown::Write);
+    let _ = std::io::copy(&mut stream.sock, &mut std::io::sink());
+}
+
+fn problem(code: &str) -> String {
+    format!(r#"{{"type":"urn:medbind:problem:{code}","title":"Words","status":0,"code":"{code}"}}"#)
+}
+
+#[test]
+fn each_refusal_says_where_what_and_what_to_do_next() {
+    for (head, body, expected) in [
+        (
+            "429 Too Many Requests\r\nretry-after: 300",
+            problem("too_many_attempts"),
+            ["too_many_attempts, status 429", "wait 5m (Retry-After)"],
+        ),
+        (
+            "500 Internal Server Error",
+            problem("internal"),
+            [
+                "something failed in it (internal, status 500",
+                "its own log, of `medbind serve`",
+            ],
+        ),
+        (
+            "503 Service Unavailable\r\nretry-after: 7",
+            problem("stopping"),
+            [
+                "it is being stopped (stopping, status 503",
+                "wait 7s (Retry-After)",
+            ],
+        ),
+        (
+            "507 Insufficient Storage",
+            problem("storage_full"),
+            [
+                "storage_full, status 507",
+                "free some space on the registry's disk",
+            ],
+        ),
+        (
+            "408 Request Timeout",
+            problem("timed_out"),
+            ["timed_out, status 408", "whether it was done"],
+        ),
+        (
+            "401 Unauthorized",
+            problem("certificate_expired"),
+            [
+                "does not take the certificate in operator",
+                "medbind ca issue operator",
+            ],
+        ),
+        // What is no registry, or stands before one.
+        (
+            "502 Bad Gateway",
+            "<html>".to_owned(),
+            [
+                "an error that is not the registry's (status 502",
+                "is --registry the address",
+            ],
+        ),
+        (
+            "404 Not Found",
+            "{}".to_owned(),
+            ["status 404", "is --registry the address"],
+        ),
+    ] {
+        let answer = body.clone();
+        let desk = desk_before(move |stream| send(stream, head, &answer));
+        let suspend = ["suspend", "acme:SN1"];
+        let told = desk.run(&suspend).ended_with(1).err;
+        for words in expected.into_iter().chain(["https://localhost:", "next: "]) {
+            assert!(told.contains(words), "{head}: {words:?} in {told}");
+        }
+        let told = desk
+            .run(&[&suspend[..], &["--json"]].concat())
+            .ended_with(1);
+        let told: Value = serde_json::from_str(&told.err).unwrap();
+        let code = serde_json::from_str::<Value>(&body).unwrap_or_default()["code"].clone();
+        assert_eq!(told["code"], code, "{told}");
+        let seconds = head.split_once("retry-after: ");
+        let seconds = seconds.map(|(_, seconds)| seconds.parse::<u64>().unwrap());
+        assert_eq!(told["retry_after"].as_u64(), seconds, "{told}");
+        assert!(told["next"].is_string(), "{told}");
+    }
+}
+
+#[test]
+fn an_enrolment_that_is_cut_off_says_how_far_it_got_and_that_sending_again_is_safe() {
+    let begin = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    let full = r#"{"imported":5000,"rejected":1,"done":false,"error":"the disk is full"}"#;
+    for (rest, expected) in [
+        ("", "was lost"),
+        ("0\r\n\r\n", "ends before its last line"),
+        (
+            &*format!("{:x}\r\n{full}\n\r\n0\r\n\r\n", full.len() + 1),
+            "stopped in the middle of the enrolment: the disk is full",
+        ),
+    ] {
+        let line = "{\"imported\":5000}\n";
+        let bad = "{\"line\":7,\"error\":\"no class\"}\n";
+        let chunk = format!("{:x}\r\n{line}{bad}\r\n", line.len() + bad.len());
+        let answer = format!("{begin}{chunk}{rest}");
+        let desk = desk_before(move |mut stream| {
+            stream.write_all(answer.as_bytes()).unwrap();
+            stream.flush().unwrap();
+            // Gone without a word, as one that is killed.
+            drop(stream);
+        });
+        let ran = desk.run_with(&["enrol", "-"], "{}\n").ended_with(1);
+        assert!(ran.out.starts_with("5000 enrolled"), "{}", ran.out);
+        assert!(ran.out.ends_with(", as far as it got\n"), "{}", ran.out);
+        for words in [
+            "line 7: no class",
+            "https://localhost:",
+            expected,
+            "send the same again, whole",
+        ] {
+            assert!(ran.err.contains(words), "{words:?} in {}", ran.err);
+        }
+        let ran = desk
+            .run_with(&["enrol", "-", "--json"], "{}\n")
+            .ended_with(1);
+        assert_eq!(ran.json()["imported"], 5000);
+        let told: Value = serde_json::from_str(&ran.err).unwrap();
+        assert!(
+            told["next"]
+                .as_str()
+                .unwrap()
+                .contains("send the same again")
+        );
+    }
+}
+
+#[test]
+fn an_operator_whose_certificate_has_ended_learns_which_and_since_when() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut desk = Desk::new();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut config = Config::new(desk.path("data"));
+    config.listen = "127.0.0.1:0".parse().unwrap();
+    let registry = runtime.block_on(medbind_registry::start(config)).unwrap();
+    let port = registry.local_addr().port();
+    desk.set("MEDBIND_REGISTRY", &format!("https://localhost:{port}"));
+    let ca = CertificateAuthority::load(&desk.path("data/infra-ca")).unwrap();
+    let begun = Timestamp::from_unix_seconds(1_600_000_000);
+    let ended = ca
+        .issue(&operator(), begun, Duration::from_hours(1))
+        .unwrap();
+    ended.save(&desk.path("ann")).unwrap();
+    let list = ["list", "--credentials", "ann"];
+    let ran = desk.run(&list).ended_with(1);
+    for words in [
+        &*format!("the registry at https://localhost:{port} does not take the certificate in ann"),
+        "it ended at 2020-09-13T13:26:40Z",
+        "medbind ca issue ann --ca DATA_DIR/infra-ca --renew",
+    ] {
+        assert!(ran.err.contains(words), "{words:?} in {}", ran.err);
+    }
+    // What it says to do helps.
+    let renew = ["ca", "issue", "ann", "--ca", "data/infra-ca", "--renew"];
+    desk.run(&renew).ended_with(0);
+    desk.run(&list).ended_with(0);
+    runtime.block_on(registry.shutdown());
+}
