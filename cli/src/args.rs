@@ -30,7 +30,7 @@ Environment:
 ///
 /// `serve` runs the registry, which knows the devices, their accounts and their claims. `edge init`
 /// sets an Envoy up. `ca init` and `provision` make devices; `enrol`, `claim`, `suspend`, `resume`, `revoke`, `release` and
-/// `pin` change what the registry holds, `show`, `list` and `export` read it. `check` reads
+/// `pin` change what the registry holds, `show`, `list`, `audit` and `export` read it. `check` reads
 /// configurations of the guard as the guard does, and `explain` tells why it decides as it does.
 #[derive(Debug, Parser)]
 #[command(name = "medbind", version, after_long_help = AFTER_HELP, max_term_width = 100)]
@@ -142,14 +142,25 @@ pub enum Command {
     Pin(PinArgs),
     /// Show one device
     #[command(
-        after_long_help = "Examples:\n  medbind show acme:SN1\n  medbind show acme:SN1 --json"
+        long_about = "Show one device: whose it is, where its binding stands, and who changed it last, when and why.\n\nIt is named by its identity, by its pseudonym as it stands in a guard's log line, or by the claim code on its label."
+    )]
+    #[command(
+        after_long_help = "Examples:\n  medbind show acme:SN1\n  medbind show acme:SN1 --json\n  medbind show --pseudonym 3f1c09ab52d7e604   # which device does this log line speak of, and why?\n  medbind show --code K7Q2-9F3M-X4TB-Z"
     )]
     Show(Show),
     /// List devices
     #[command(
-        after_long_help = "Examples:\n  medbind list --state suspended\n  medbind list --account acc-1 --json\n  medbind list --pseudonym 3f1c09ab52d7e604   # which device does this log line speak of?"
+        after_long_help = "Examples:\n  medbind list --state suspended\n  medbind list --class cgm --limit 0\n  medbind list --account acc-1 --json\n  medbind list --pseudonym 3f1c09ab52d7e604"
     )]
     List(List),
+    /// Read who did what, when and why
+    #[command(
+        long_about = "Read who did what, when and why: the registry's audit, newest first.\n\nEach change has an entry, and so has each refused claim. A part of an import is one entry; it is shown with each device that came in with it. With --json one entry a line: id, at, actor, action, device, account, reason, first_revision, last_revision."
+    )]
+    #[command(
+        after_long_help = "Examples:\n  medbind audit acme:SN1\n  medbind audit --account acc-1 --limit 10\n  medbind audit --limit 0 --json > audit.ndjson"
+    )]
+    Audit(Audit),
     /// Write the whole registry as feed records, one a line
     #[command(
         after_long_help = "Examples:\n  medbind export --output records.ndjson\n  medbind export | medbind explain --guard guard.yaml --certificate leaf.pem --bindings -"
@@ -522,10 +533,17 @@ pub struct PinArgs {
 
 /// `medbind show`.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("which").required(true).args(["device", "pseudonym", "code"]))]
 pub struct Show {
     /// The device, as in acme:SN1
     #[arg(value_name = "DEVICE")]
-    pub device: DeviceId,
+    pub device: Option<DeviceId>,
+    /// Its pseudonym, as it stands in a guard's log
+    #[arg(long, value_name = "PSEUDONYM", value_parser = pseudonym)]
+    pub pseudonym: Option<String>,
+    /// The claim code on its label
+    #[arg(long, value_name = "CODE")]
+    pub code: Option<ClaimCode>,
 }
 
 /// `medbind list`.
@@ -537,8 +555,14 @@ pub struct List {
     /// Only devices of this account
     #[arg(long, value_name = "ACCOUNT")]
     pub account: Option<AccountId>,
+    /// Only devices of this class
+    #[arg(long, value_name = "CLASS")]
+    pub class: Option<DeviceClass>,
+    /// Only the device with this claim code
+    #[arg(long, value_name = "CODE")]
+    pub code: Option<ClaimCode>,
     /// Only the device with this pseudonym, as it stands in a guard's log
-    #[arg(long, value_name = "PSEUDONYM")]
+    #[arg(long, value_name = "PSEUDONYM", value_parser = pseudonym)]
     pub pseudonym: Option<String>,
     /// Only devices after this one, in order of their names
     #[arg(long, value_name = "DEVICE")]
@@ -561,10 +585,29 @@ pub enum State {
     Revoked,
 }
 
+/// `medbind audit`.
+#[derive(Debug, Args)]
+pub struct Audit {
+    /// Only what concerns this device
+    #[arg(value_name = "DEVICE")]
+    pub device: Option<DeviceId>,
+    /// Only what concerns this account
+    #[arg(long, value_name = "ACCOUNT")]
+    pub account: Option<AccountId>,
+    /// Only entries before this one, by its id
+    #[arg(long, value_name = "ID")]
+    pub before: Option<u64>,
+    /// The most entries to read; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub limit: u64,
+}
+
 /// `medbind export`.
 #[derive(Debug, Args)]
 pub struct Export {
     /// Write here (mode 0600), not to standard output
+    ///
+    /// A file that is there is replaced once the export is whole.
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
 }
@@ -640,6 +683,15 @@ fn socket(text: &str) -> Result<SocketAddr, String> {
         "expected the IP address of this machine and a port, such as 127.0.0.1:8443 or 0.0.0.0:8443"
             .to_owned()
     })
+}
+
+fn pseudonym(text: &str) -> Result<String, String> {
+    let digits = text.to_ascii_lowercase();
+    if digits.len() == 16 && digits.bytes().all(|octet| octet.is_ascii_hexdigit()) {
+        Ok(digits)
+    } else {
+        Err("expected the 16 hex digits behind device= in a guard's log line".to_owned())
+    }
 }
 
 fn span(text: &str) -> Result<Duration, String> {

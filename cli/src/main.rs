@@ -11,8 +11,10 @@ mod edge;
 mod enrol;
 mod explain;
 mod failure;
+mod files;
 mod label;
 mod locate;
+mod look;
 mod markdown;
 mod output;
 mod provision;
@@ -72,9 +74,10 @@ fn run(cli: &Cli) -> Outcome {
         Command::Revoke(args) => wait(devices::revoke(args, global)),
         Command::Release(args) => wait(devices::release(args, global)),
         Command::Pin(args) => wait(devices::pin(args, global)),
-        Command::Show(args) => wait(devices::show(args, global)),
-        Command::List(args) => wait(devices::list(args, global)),
-        Command::Export(args) => wait(devices::export(args, global)),
+        Command::Show(args) => wait(look::show(args, global)),
+        Command::List(args) => wait(look::list(args, global)),
+        Command::Audit(args) => wait(look::audit(args, global)),
+        Command::Export(args) => wait(look::export(args, global)),
         Command::Explain(args) => wait(explain::explain(args, global)),
     }
 }

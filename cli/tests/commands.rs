@@ -86,3 +86,69 @@ fn an_error_says_what_and_what_next_in_words_and_in_json() {
         assert!(ran.err.contains("https://"), "{}", ran.err);
     }
 }
+
+/// The commands in a text of ours: what stands behind `medbind` in code, word by word.
+fn commands_of(text: &str, whole_lines: bool) -> Vec<Vec<String>> {
+    let mut code = Vec::new();
+    let mut inside = false;
+    for line in text.replace("\\\n", " ").lines() {
+        if line.starts_with("```") {
+            inside = !inside && whole_lines;
+        } else if inside {
+            code.extend(line.split([';', '|', '&', '$', '(']).map(str::to_owned));
+        } else {
+            code.extend(line.split('`').skip(1).step_by(2).map(str::to_owned));
+        }
+    }
+    let words = |code: &String| {
+        let code = code.split("  # ").next().unwrap_or_default();
+        let rest = code.trim().strip_prefix("medbind ")?;
+        let words: Vec<String> = rest.split_whitespace().map(str::to_owned).collect();
+        // A line of the module's log begins with `medbind deny:`; `help` is clap's own.
+        let first = words.first()?;
+        let is_command = first.bytes().all(|octet| octet.is_ascii_lowercase());
+        (is_command && first != "help").then_some(words)
+    };
+    code.iter().filter_map(words).collect()
+}
+
+#[test]
+fn what_documents_and_messages_tell_to_run_exists() {
+    let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let help = Desk::new().run(&["help-markdown"]).ended_with(0).out;
+    let sections: Vec<(&str, &str)> = help
+        .split("\n## medbind ")
+        .skip(1)
+        .map(|section| section.split_once('\n').unwrap())
+        .collect();
+    let mut files = vec![root.join("README.md"), root.join("CONTRIBUTING.md")];
+    for folder in ["docs", "cli/src", "registry/src", "envoy"] {
+        let there = std::fs::read_dir(root.join(folder)).unwrap();
+        files.extend(there.map(|entry| entry.unwrap().path()));
+    }
+    let mut found = 0;
+    for file in files.iter().filter(|file| file.is_file()) {
+        let text = std::fs::read_to_string(file).unwrap();
+        let is_document = file.extension().is_some_and(|name| name == "md");
+        for words in commands_of(&text, is_document) {
+            let two = words.get(1).map(|second| format!("{} {second}", words[0]));
+            let section = sections
+                .iter()
+                .find(|(name, _)| Some(*name) == two.as_deref())
+                .or_else(|| sections.iter().find(|(name, _)| *name == words[0]));
+            let (_, help) =
+                section.unwrap_or_else(|| panic!("{}: no command {words:?}", file.display()));
+            for word in words.iter().filter(|word| word.starts_with("--")) {
+                let option = word.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+                let option = option.split('=').next().unwrap();
+                assert!(
+                    help.contains(&format!("{option} ")) || help.contains(&format!("{option}\n")),
+                    "{}: no option {option} in {words:?}",
+                    file.display()
+                );
+            }
+            found += 1;
+        }
+    }
+    assert!(found > 80, "{found} commands were found");
+}

@@ -210,6 +210,29 @@ fn an_enrolment_that_is_cut_off_says_how_far_it_got_and_that_sending_again_is_sa
 }
 
 #[test]
+fn an_export_that_is_cut_off_leaves_the_old_file_whole() {
+    let desk = desk_before(|mut stream| {
+        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{\"kind\":\"binding\"}\n";
+        stream.write_all(answer.as_bytes()).unwrap();
+        stream.flush().unwrap();
+    });
+    desk.write("records/old.ndjson", "the last good one\n");
+    let ran = desk
+        .run(&["export", "-o", "records/old.ndjson"])
+        .ended_with(1);
+    for words in [
+        "https://localhost:",
+        "was lost",
+        "records/old.ndjson is as it was",
+    ] {
+        assert!(ran.err.contains(words), "{words:?} in {}", ran.err);
+    }
+    assert_eq!(desk.read("records/old.ndjson"), "the last good one\n");
+    let there = std::fs::read_dir(desk.path("records")).unwrap().count();
+    assert_eq!(there, 1, "nothing is left beside it");
+}
+
+#[test]
 fn an_operator_whose_certificate_has_ended_learns_which_and_since_when() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut desk = Desk::new();

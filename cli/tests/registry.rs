@@ -295,6 +295,7 @@ fn a_stream_is_enrolled_and_its_bad_lines_are_named() {
         found.out
     );
 
+    desk.write("records.ndjson", "an older one, which anybody may read");
     desk.run(&["export", "--output", "records.ndjson"])
         .ended_with(0);
     assert_eq!(common::mode(&desk.path("records.ndjson")), 0o600);
@@ -303,6 +304,99 @@ fn a_stream_is_enrolled_and_its_bad_lines_are_named() {
         desk.run(&["export"]).ended_with(0).out
     );
     assert_eq!(desk.read("records.ndjson").lines().count(), 34);
+}
+
+#[test]
+fn one_command_leads_from_a_line_of_the_log_to_the_cause_and_one_to_all_that_was_done() {
+    let day = Day::new();
+    let desk = &day.desk;
+    let (code, secret) = day.device("SN1");
+    day.device("SN2");
+    day.claim(&code, &secret);
+    let why = ["suspend", "acme:SN1", "--reason", "reported lost", "--json"];
+    let suspended = desk.run(&why).ended_with(0).json();
+    let pseudonym = suspended["pseudonym"].as_str().unwrap();
+    for named in [
+        ["--pseudonym", pseudonym],
+        ["--pseudonym", &pseudonym.to_uppercase()],
+        ["--code", &code],
+    ] {
+        let shown = desk.run(&[&["show"][..], &named].concat()).ended_with(0);
+        for what in [
+            "acme:SN1",
+            "suspended",
+            "operator:operator",
+            "reported lost",
+        ] {
+            assert!(shown.out.contains(what), "{what} in {}", shown.out);
+        }
+    }
+    let unknown = desk
+        .run(&["show", "--pseudonym", &"0".repeat(16)])
+        .ended_with(1);
+    assert!(
+        unknown
+            .err
+            .contains("no device of this registry has this pseudonym")
+            && unknown.err.contains("next: "),
+        "{}",
+        unknown.err
+    );
+    for wrong in [
+        &["show", "--pseudonym", "acme:SN1"][..],
+        &["show", "--pseudonym", "0aa038df969e27c"],
+        &["list", "--pseudonym", "xyz"],
+        &["show", "acme:SN1", "--code", &code],
+    ] {
+        desk.run(wrong).ended_with(2);
+    }
+
+    for (filter, found) in [
+        (["--class", "cgm"], 2),
+        (["--class", "pump"], 0),
+        (["--code", &code], 1),
+    ] {
+        let ran = desk.run(&[&["list", "--json"][..], &filter].concat());
+        assert_eq!(ran.ended_with(0).out.lines().count(), found, "{filter:?}");
+    }
+
+    let audit = desk.run(&["audit", "acme:SN1"]).ended_with(0).out;
+    let words = |line: &str| {
+        let words = line.split_whitespace().skip(1).map(str::to_owned);
+        words.collect::<Vec<_>>().join(" ")
+    };
+    let told: Vec<String> = audit.lines().map(words).collect();
+    assert_eq!(
+        told,
+        [
+            "BY WHAT DEVICE ACCOUNT REASON",
+            "operator:operator suspend acme:SN1 acc-1 reported lost",
+            "operator:operator claim acme:SN1 acc-1 -",
+            "operator:operator enrol acme:SN1 - -",
+        ],
+        "{audit}"
+    );
+    let ids = |args: &[&str]| -> Vec<u64> {
+        let ran = desk
+            .run(&[&["audit", "--json"][..], args].concat())
+            .ended_with(0);
+        let lines = ran.out.lines();
+        let entries = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
+        entries.map(|entry| entry["id"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(ids(&[]), [4, 3, 2, 1]);
+    assert_eq!(ids(&["--limit", "0"]), [4, 3, 2, 1]);
+    assert_eq!(ids(&["--account", "acc-1"]), [4, 3]);
+    assert_eq!(ids(&["acme:SN2"]), [2]);
+    assert_eq!(ids(&["--limit", "1", "--before", "4"]), [3]);
+    let some = desk.run(&["audit", "--limit", "2"]).ended_with(0);
+    assert!(some.err.contains("--before 3"), "{}", some.err);
+    let none = desk.run(&["audit", "acme:SN9"]).ended_with(0);
+    assert!(none.err.contains("nothing was done"), "{}", none.err);
+    let edge = desk
+        .run(&["audit", "--credentials", "data/edge"])
+        .ended_with(1);
+    assert!(edge.err.contains("operator's credentials"), "{}", edge.err);
 }
 
 #[test]

@@ -144,7 +144,8 @@ macro_rules! device_columns {
 }
 pub(crate) use device_columns;
 
-fn parse<T: FromStr>(text: &str, what: &'static str) -> Result<T, StoreError> {
+/// Reads what the database holds as text.
+pub(crate) fn parse<T: FromStr>(text: &str, what: &'static str) -> Result<T, StoreError> {
     text.parse().map_err(|_| StoreError::Corrupt(what))
 }
 

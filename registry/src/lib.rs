@@ -2,6 +2,7 @@
 //!
 //! [`start`] runs it on TLS with `SQLite` in a directory; `medbind serve` is a thin face of it.
 
+mod audit;
 mod change;
 mod clock;
 mod config;
@@ -21,6 +22,7 @@ mod server;
 mod service;
 mod store;
 
+pub use audit::{AuditEntry, AuditPage};
 pub use config::Config;
 pub use data_dir::{DATABASE_FILE, DataDirError, Made};
 pub use device::{DeviceList, DeviceRecord, DeviceShown, Released};

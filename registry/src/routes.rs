@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::problem::Problem;
 use crate::role::{Peer, Role};
 use crate::store::{Store, StoreError};
-use crate::{feed, import, operator, service};
+use crate::{audit, feed, import, operator, service};
 
 /// The largest body of a request, in octets; an import is a stream and has no such bound.
 const MAX_BODY_OCTETS: usize = 64 << 10;
@@ -129,6 +129,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         ),
         row(send(), "/v1/claims", Operator, post(operator::claim)),
         row(read(), "/v1/export", Operator, get(operator::export)),
+        row(read(), "/v1/audit", Operator, get(audit::read)),
     ]
 }
 

@@ -1,0 +1,127 @@
+//! How is a file replaced so that whoever is interrupted leaves the old one or the new one, whole?
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use crate::failure::Failure;
+
+/// A file that is being written anew.
+#[derive(Debug)]
+pub struct Replacement {
+    path: PathBuf,
+    to: To,
+}
+
+#[derive(Debug)]
+enum To {
+    /// A file beside it, mode 0600, that takes its place at the end. It is gone where the end is
+    /// never reached.
+    Beside(NamedTempFile),
+    /// A pipe or a device: it is written to as it is.
+    Itself(File),
+}
+
+impl Replacement {
+    /// Begins; nothing of the old file is touched yet.
+    pub fn of(path: &Path) -> Result<Self, Failure> {
+        let failed = |error| Failure::unwritable(path, &error);
+        // Where a link leads, so that it stays a link.
+        let path_there = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let to = match fs::metadata(&path_there) {
+            Ok(there) if there.is_dir() => {
+                return Err(failed(std::io::ErrorKind::IsADirectory.into()));
+            }
+            Ok(there) if !there.is_file() => {
+                let file = fs::OpenOptions::new().write(true).open(&path_there);
+                To::Itself(file.map_err(failed)?)
+            }
+            Ok(_) | Err(_) => {
+                let name = path_there.file_name().unwrap_or_default();
+                let mut begin = std::ffi::OsString::from(".");
+                begin.push(name);
+                let beside = tempfile::Builder::new()
+                    .prefix(&begin)
+                    .suffix(".new")
+                    .tempfile_in(directory_of(&path_there));
+                To::Beside(beside.map_err(failed)?)
+            }
+        };
+        Ok(Self {
+            path: path_there,
+            to,
+        })
+    }
+
+    /// Writes on.
+    pub fn write(&mut self, octets: &[u8]) -> Result<(), Failure> {
+        let written = match &mut self.to {
+            To::Beside(file) => file.write_all(octets),
+            To::Itself(file) => file.write_all(octets),
+        };
+        written.map_err(|error| Failure::unwritable(&self.path, &error))
+    }
+
+    /// Ends: it is on the disk, and then in the old one's place.
+    pub fn take_place(self) -> Result<(), Failure> {
+        let Self { path, to } = self;
+        let placed = match to {
+            To::Itself(_) => Ok(()),
+            To::Beside(file) => file
+                .as_file()
+                .sync_all()
+                .and_then(|()| file.persist(&path).map_err(|error| error.error))
+                .and_then(|_| File::open(directory_of(&path))?.sync_all()),
+        };
+        placed.map_err(|error| Failure::unwritable(&path, &error))
+    }
+}
+
+/// The directory that a file stands in.
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn what_is_not_ended_leaves_the_old_file_and_nothing_beside_it() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("records");
+        fs::write(&path, "old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let mut file = Replacement::of(&path).unwrap();
+        file.write(b"new").unwrap();
+        drop(file);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_replacement_is_private_whatever_the_old_one_was_and_a_link_stays_one() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (path, link) = (scratch.path().join("records"), scratch.path().join("link"));
+        fs::write(&path, "old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let mut file = Replacement::of(&link).unwrap();
+        file.write(b"new").unwrap();
+        file.take_place().unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(Replacement::of(scratch.path()).is_err());
+        let mut nowhere = Replacement::of(Path::new("/dev/null")).unwrap();
+        nowhere.write(b"new").unwrap();
+        nowhere.take_place().unwrap();
+    }
+}
