@@ -92,10 +92,10 @@ pub enum Command {
     Edge(Edge),
     /// Make a device: key, certificate, claim code and secret, label
     #[command(
-        long_about = "Make a device: key pair, certificate, claim code and claim secret, and a label with a QR code.\n\nEach device gets a directory of its own below --out with key.pem, cert.pem, chain.pem, label.svg, label.png and device.json. device.json is the line for `medbind enrol`: it holds the hash of the claim secret, never the secret. The secret is shown once, here and on the label.\n\nWith --csr the device keeps its key to itself: its request is signed. With --renew only a new certificate is made, for a device that is enrolled already: its binding hangs on its identity and stays."
+        long_about = "Make a device: key pair, certificate, claim code and claim secret, and a label with a QR code.\n\nEach device gets a directory of its own below --out with key.pem, cert.pem, chain.pem, label.svg, label.png and device.json. device.json is the line for `medbind enrol`: it holds the hash of the claim secret, never the secret. The secret is shown once, here and on the label.\n\nA batch (--from, --count) that was interrupted, by whatever, is gone on with by the same command with --continue: no device is made twice, and no secret is lost. With --json the devices that were there already are told with \"kept\": true, and without their secrets.\n\nWith --csr the device keeps its key to itself: its request is signed. With --renew only a new certificate is made, for a device that is enrolled already: its binding hangs on its identity and stays."
     )]
     #[command(
-        after_long_help = "Examples:\n  medbind provision --ca device-ca --serial SN0001 --class cgm --portal https://portal.example\n  medbind provision --ca device-ca --from SN0001 --count 500 --class cgm --portal https://portal.example\n  medbind provision --ca device-ca --serial SN0001 --class cgm --csr sn0001.csr.pem\n  medbind provision --ca device-ca --serial SN0001 --renew\n  medbind provision --ca device-ca --serial SN0001 --class cgm \\\n      --source san.hardware_module_name --hw-type 1.3.6.1.4.1.32473.1 \\\n      --source 'san.uri=urn:dev:ops:32473-{serial}'"
+        after_long_help = "Examples:\n  medbind provision --ca device-ca --serial SN0001 --class cgm --portal https://portal.example\n  medbind provision --ca device-ca --from SN0001 --count 500 --class cgm --portal https://portal.example\n  medbind provision --ca device-ca --from SN0001 --count 500 --class cgm --portal https://portal.example --continue\n  medbind provision --ca device-ca --serial SN0001 --class cgm --csr sn0001.csr.pem\n  medbind provision --ca device-ca --serial SN0001 --renew\n  medbind provision --ca device-ca --serial SN0001 --class cgm \\\n      --source san.hardware_module_name --hw-type 1.3.6.1.4.1.32473.1 \\\n      --source 'san.uri=urn:dev:ops:32473-{serial}'"
     )]
     Provision(Provision),
     /// Enrol devices with the registry: one, or a stream of a million lines
@@ -376,6 +376,11 @@ pub struct Provision {
     /// How many devices to make
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000), requires = "from")]
     pub count: Option<u32>,
+    /// Go on with a batch that was interrupted, with the same options as at its beginning
+    ///
+    /// Devices that are whole are kept; what was made by half is set aside, said, and made anew.
+    #[arg(long = "continue", requires = "from", conflicts_with = "renew")]
+    pub go_on: bool,
     /// Where the serial stands in a device's certificate.
     #[command(flatten)]
     pub sources: Sources,

@@ -42,6 +42,9 @@ pub fn link(portal: Option<&str>, code: &ClaimCode, secret: Option<&ClaimSecret>
     link
 }
 
+/// Stands above the claim secret.
+pub const SECRET_HEADING: &str = "CLAIM SECRET";
+
 /// A label, ready to be drawn.
 pub struct Label {
     qr: QrCode,
@@ -89,7 +92,7 @@ impl Label {
             let shown = secret.reveal().to_string();
             let groups: Vec<&str> = shown.split('-').collect();
             lines.push(small(""));
-            lines.push(small("CLAIM SECRET"));
+            lines.push(small(SECRET_HEADING));
             lines.extend(groups.chunks(3).map(|row| large(row.join("-"))));
         }
         lines.push(small(""));

@@ -2,6 +2,7 @@
 //! them, and explain what it decides.
 
 mod args;
+mod batch;
 mod ca;
 mod check;
 mod client;
@@ -13,6 +14,7 @@ mod explain;
 mod failure;
 mod files;
 mod label;
+mod ledger;
 mod locate;
 mod look;
 mod markdown;
@@ -21,6 +23,7 @@ mod provision;
 mod serve;
 mod source;
 mod surroundings;
+mod workshop;
 
 use std::process::ExitCode;
 

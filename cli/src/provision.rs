@@ -1,8 +1,7 @@
 //! How is a device made? Key, certificate, claim code and secret, label.
 
+use std::collections::HashMap;
 use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -23,20 +22,43 @@ use rcgen::{
 use serde_json::json;
 
 use crate::args::{Global, KeyType, Provision, YesNo};
+use crate::batch::{self, Enrolled};
 use crate::ca::{self, DeviceCa};
 use crate::failure::{Failure, Outcome};
 use crate::label::Label;
+use crate::ledger::Ledger;
 use crate::output::{self, put};
 use crate::source::{self, Source};
+use crate::workshop::Workshop;
 
-const CHAIN_FILE: &str = "chain.pem";
-const DEVICE_FILE: &str = "device.json";
+/// The certificate, and the intermediate that signed it.
+pub const CHAIN_FILE: &str = "chain.pem";
+/// The line for `medbind enrol`.
+pub const DEVICE_FILE: &str = "device.json";
+/// The label, to be drawn.
+pub const LABEL_SVG: &str = "label.svg";
+/// The label, drawn.
+pub const LABEL_PNG: &str = "label.png";
 /// All enrol lines of an output directory.
-const ENROL_FILE: &str = "enrol.ndjson";
+pub const ENROL_FILE: &str = "enrol.ndjson";
+/// The first line of the file of --secrets.
+pub const SECRETS_HEADER: &str = "device,code,secret\n";
+/// What was made is forced to the disk each time so many are made, and at the end.
+const ON_DISK_EVERY: usize = 1_000;
+
+/// A device that is to be made.
+pub struct Device {
+    serial: String,
+    /// Its identity.
+    pub id: DeviceId,
+    /// Its directory.
+    pub dir: PathBuf,
+}
 
 /// What is the same for every device of one call.
-struct Plan<'a> {
-    args: &'a Provision,
+pub struct Plan<'a> {
+    /// What was asked for.
+    pub args: &'a Provision,
     ca: DeviceCa,
     sources: Vec<Source>,
     issuers: IssuerSet,
@@ -59,40 +81,49 @@ struct Claimable {
     label: Label,
 }
 
+/// What is written down of each device.
+struct Ledgers {
+    enrol: Ledger,
+    secrets: Option<Ledger>,
+}
+
+impl Ledgers {
+    fn open(args: &Provision) -> Result<Self, Failure> {
+        let secrets = args.secrets.as_deref();
+        let secrets = secrets.map(|path| Ledger::open(path, SECRETS_HEADER));
+        Ok(Self {
+            enrol: Ledger::open(&args.out.join(ENROL_FILE), "")?,
+            secrets: secrets.transpose()?,
+        })
+    }
+}
+
 /// `medbind provision`.
 pub fn provision(args: &Provision, global: &Global) -> Outcome {
     let plan = plan(args, global)?;
-    let serials = serials(args)?;
-    let many = serials.len() > 1;
-    if many
-        && args.secret_on_label == YesNo::No
-        && args.secrets.is_none()
-        && !args.renew
-        && !global.json
-    {
+    let devices = devices(args, &plan.ca.settings.namespace)?;
+    let many = devices.len() > 1;
+    let on_label = args.secret_on_label == YesNo::Yes;
+    if many && !on_label && args.secrets.is_none() && !args.renew {
         return Err(
-            Failure::usage("the claim secrets of a batch would be shown nowhere").next(
+            Failure::usage("the claim secrets of a batch would be kept nowhere").next(
                 "add --secrets FILE, or let them stand on the labels (--secret-on-label yes)",
             ),
         );
     }
-    create_private_directory(&args.out).map_err(Failure::refused)?;
-    let bar = progress(serials.len(), many && !global.json);
-    for serial in &serials {
-        let made = plan.make(serial).inspect_err(|_| bar.abandon())?;
-        if global.json {
-            output::json(&made.to_json(&plan));
-        } else if !many {
-            bar.finish_and_clear();
-            output::text(&made.to_text(&plan));
-        }
-        bar.inc(1);
-    }
+    let workshop = Workshop::enter(&args.out, args.go_on)?;
+    let bar = progress(devices.len(), many && !global.json);
+    let made = plan.make_all(&devices, &workshop, global, &bar);
     bar.finish_and_clear();
-    if many && !global.json {
+    let kept = made?;
+    if args.from.is_some() && !global.json && (many || kept > 0) {
+        let kept = match kept {
+            0 => String::new(),
+            kept => format!(", {kept} of them were there already"),
+        };
         output::line(&format!(
-            "{} devices below {}; next: medbind enrol {}",
-            serials.len(),
+            "{} devices below {}{kept}; next: medbind enrol {}",
+            devices.len(),
             args.out.display(),
             args.out.join(ENROL_FILE).display()
         ));
@@ -104,7 +135,8 @@ fn progress(count: usize, shown: bool) -> ProgressBar {
     if !shown {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} devices, {per_sec}, {eta} left");
+    let style =
+        ProgressStyle::with_template("{msg}{bar:40} {pos}/{len} devices, {per_sec}, {eta} left");
     ProgressBar::new(u64::try_from(count).unwrap_or(u64::MAX))
         .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
@@ -148,7 +180,17 @@ fn plan<'a>(args: &'a Provision, global: &Global) -> Result<Plan<'a>, Failure> {
     })
 }
 
-/// The serials to make, in order.
+/// The devices to make, in order.
+fn devices(args: &Provision, namespace: &str) -> Result<Vec<Device>, Failure> {
+    let device = |serial: String| {
+        let id = DeviceId::new(namespace, serial.as_bytes())
+            .map_err(|error| Failure::usage(format_args!("the serial {serial:?}: {error}")))?;
+        let dir = args.out.join(id.serial());
+        Ok(Device { serial, id, dir })
+    };
+    serials(args)?.into_iter().map(device).collect()
+}
+
 fn serials(args: &Provision) -> Result<Vec<String>, Failure> {
     let (Some(from), Some(count)) = (&args.from, args.count) else {
         return Ok(args.serial.iter().cloned().collect());
@@ -174,63 +216,129 @@ fn serials(args: &Provision) -> Result<Vec<String>, Failure> {
 }
 
 impl Plan<'_> {
-    fn make(&self, serial: &str) -> Result<Made, Failure> {
-        let namespace = &self.ca.settings.namespace;
-        let device = DeviceId::new(namespace, serial.as_bytes())
-            .map_err(|error| Failure::usage(format_args!("the serial {serial:?}: {error}")))?;
-        let dir = self.args.out.join(device.serial());
+    /// Makes them; answers how many were there already.
+    fn make_all(
+        &self,
+        devices: &[Device],
+        workshop: &Workshop,
+        global: &Global,
+        bar: &ProgressBar,
+    ) -> Result<usize, Failure> {
         if self.args.renew {
-            self.renew(serial, &device, &dir)?;
-            return Ok(self.made(device, dir, None));
+            for device in devices {
+                self.renew(device)?;
+                self.tell(&self.made(device, None), devices.len(), global, bar);
+                bar.inc(1);
+            }
+            return Ok(0);
         }
-        if dir.exists() {
-            return Err(Failure::refused(format_args!(
-                "{} is there already, and keys are never overwritten",
-                dir.display()
-            ))
-            .next(
-                "for a new certificate of the same device add --renew, else choose another --out",
-            ));
+        let there = if self.args.go_on {
+            bar.set_message("looking through what is there: ");
+            let there = batch::go_on(self, devices, workshop, bar)?;
+            bar.reset();
+            bar.set_message("");
+            there
+        } else {
+            refuse_what_is_there(devices, self.args.from.is_some())?;
+            HashMap::new()
+        };
+        let ledgers = Ledgers::open(self.args)?;
+        let mut since = 0;
+        for device in devices {
+            if let Some(enrolled) = there.get(device.id.as_str()) {
+                self.tell_kept(device, enrolled, global);
+            } else {
+                let made = self.make(device, workshop, &ledgers)?;
+                self.tell(&made, devices.len(), global, bar);
+                since += 1;
+            }
+            if since == ON_DISK_EVERY {
+                workshop.sync()?;
+                since = 0;
+            }
+            bar.inc(1);
         }
-        let (certificate, key) = self.certificate(serial)?;
-        self.prove(&certificate, &device)?;
-        let claim = self.claimable(&device)?;
-        let line = self.enrol_line(&device, &claim);
+        workshop.sync()?;
+        Ok(there.len())
+    }
+
+    /// Makes one. The order matters to who goes on with a batch that was interrupted: the secret
+    /// is on the disk before there is a device that needs it.
+    fn make(
+        &self,
+        device: &Device,
+        workshop: &Workshop,
+        ledgers: &Ledgers,
+    ) -> Result<Made, Failure> {
+        let (certificate, key) = self.certificate(&device.serial)?;
+        self.check(&certificate, &device.id)?;
+        let claim = self.claimable(&device.id)?;
+        let line = self.enrol_line(&device.id, &claim);
         let mut files: Vec<(&str, Vec<u8>)> = vec![
             (CERTIFICATE_FILE, certificate.clone().into_bytes()),
             (CHAIN_FILE, self.chain(&certificate).into_bytes()),
             (DEVICE_FILE, line.clone().into_bytes()),
-            ("label.svg", claim.label.svg().into_bytes()),
-            ("label.png", claim.label.png()?),
+            (LABEL_SVG, claim.label.svg().into_bytes()),
+            (LABEL_PNG, claim.label.png()?),
         ];
         if let Some(key) = key {
             files.push((KEY_FILE, key.into_bytes()));
         }
-        write_directory(&dir, &files)?;
-        append(&self.args.out.join(ENROL_FILE), &line)?;
-        if let Some(path) = &self.args.secrets {
-            if !path.exists() {
-                append(path, "device,code,secret\n")?;
-            }
+        if let Some(secrets) = &ledgers.secrets {
             let Claimable { code, secret, .. } = &claim;
-            append(path, &format!("{device},{code},{}\n", secret.reveal()))?;
+            secrets.append_for_good(&format!("{},{code},{}\n", device.id, secret.reveal()))?;
         }
-        Ok(self.made(device, dir, Some(claim)))
+        workshop.place(&device.dir, &files)?;
+        ledgers.enrol.append(&line)?;
+        Ok(self.made(device, Some(claim)))
     }
 
-    fn made(&self, device: DeviceId, dir: PathBuf, claim: Option<Claimable>) -> Made {
+    fn made(&self, device: &Device, claim: Option<Claimable>) -> Made {
         Made {
-            device,
-            dir,
+            device: device.id.clone(),
+            dir: device.dir.clone(),
             not_after: self.end,
             claim,
         }
     }
 
-    fn renew(&self, serial: &str, device: &DeviceId, dir: &Path) -> Result<(), Failure> {
-        let (certificate, key) = self.certificate(serial)?;
-        self.prove(&certificate, device)?;
-        create_private_directory(dir).map_err(Failure::refused)?;
+    fn tell(&self, made: &Made, count: usize, global: &Global, bar: &ProgressBar) {
+        if global.json {
+            output::json(&made.to_json(self));
+        } else if count == 1 {
+            bar.finish_and_clear();
+            output::text(&made.to_text(self));
+        }
+    }
+
+    fn tell_kept(&self, device: &Device, enrolled: &Enrolled, global: &Global) {
+        if !global.json {
+            return;
+        }
+        let at = |name: &str| {
+            let path = device.dir.join(name);
+            path.exists().then(|| path.display().to_string())
+        };
+        output::json(&json!({
+            "device": device.id,
+            "directory": device.dir.display().to_string(),
+            "certificate": at(CERTIFICATE_FILE),
+            "chain": at(CHAIN_FILE),
+            "key": at(KEY_FILE),
+            "kept": true,
+            "class": self.args.class,
+            "code": enrolled.code,
+            "secret_hash": enrolled.secret_hash,
+            "enrol": at(DEVICE_FILE),
+            "label_svg": at(LABEL_SVG),
+            "label_png": at(LABEL_PNG),
+        }));
+    }
+
+    fn renew(&self, device: &Device) -> Result<(), Failure> {
+        let (certificate, key) = self.certificate(&device.serial)?;
+        self.check(&certificate, &device.id)?;
+        create_private_directory(&device.dir).map_err(Failure::refused)?;
         let chain = self.chain(&certificate);
         let mut files = Vec::new();
         if let Some(key) = &key {
@@ -238,25 +346,28 @@ impl Plan<'_> {
         }
         files.push((CERTIFICATE_FILE, certificate.as_bytes()));
         files.push((CHAIN_FILE, chain.as_bytes()));
-        replace_files(dir, &files).map_err(Failure::refused)
+        replace_files(&device.dir, &files).map_err(Failure::refused)
     }
 
     /// No device leaves with a certificate that a guard refuses or takes for another device's.
-    fn prove(&self, certificate: &str, device: &DeviceId) -> Result<(), Failure> {
-        let refused = |why: &dyn std::fmt::Display| {
-            Failure::usage(format_args!(
-                "a guard would refuse the certificate of {device}: {why}"
-            ))
-            .next("choose another serial, another --source, or for a CSR another key")
-        };
-        let parsed =
-            PeerCertificate::parse(certificate.as_bytes()).map_err(|error| refused(&error))?;
-        let peer = authenticate(&self.issuers, &KeyPolicy::default(), &parsed, &RustVerifier);
-        let peer = peer.map_err(|reason| refused(&reason))?;
+    fn check(&self, certificate: &str, device: &DeviceId) -> Result<(), Failure> {
+        let parsed = PeerCertificate::parse(certificate.as_bytes())
+            .map_err(|error| refused_by_a_guard(device, &error));
+        self.prove(&parsed?, device).map_err(|failure| {
+            failure.next("choose another serial, another --source, or for a CSR another key")
+        })
+    }
+
+    /// Whether a guard reads the certificate as the device's.
+    pub fn prove(&self, certificate: &PeerCertificate, device: &DeviceId) -> Result<(), Failure> {
+        let policy = KeyPolicy::default();
+        let peer = authenticate(&self.issuers, &policy, certificate, &RustVerifier);
+        let peer = peer.map_err(|reason| refused_by_a_guard(device, &reason))?;
         if peer.device() == device {
             Ok(())
         } else {
-            Err(refused(&format_args!("it reads {}", peer.device())))
+            let read = format_args!("it reads {}", peer.device());
+            Err(refused_by_a_guard(device, &read))
         }
     }
 
@@ -349,6 +460,7 @@ impl Made {
             "certificate": self.at(CERTIFICATE_FILE),
             "chain": self.at(CHAIN_FILE),
             "key": key,
+            "kept": false,
             "not_after": ca::end_of(self.not_after),
         });
         if let (Some(claim), Some(made)) = (&self.claim, made.as_object_mut()) {
@@ -362,8 +474,8 @@ impl Made {
                 ("secret_hash".to_owned(), json!(claim.secret.hash())),
                 ("link".to_owned(), json!(claim.label.link())),
                 ("enrol".to_owned(), json!(self.at(DEVICE_FILE))),
-                ("label_svg".to_owned(), json!(self.at("label.svg"))),
-                ("label_png".to_owned(), json!(self.at("label.png"))),
+                ("label_svg".to_owned(), json!(self.at(LABEL_SVG))),
+                ("label_png".to_owned(), json!(self.at(LABEL_PNG))),
             ]);
         }
         made
@@ -398,6 +510,32 @@ impl Made {
     }
 }
 
+fn refused_by_a_guard(device: &DeviceId, why: &dyn std::fmt::Display) -> Failure {
+    Failure::usage(format_args!(
+        "a guard would refuse the certificate of {device}: {why}"
+    ))
+}
+
+/// Before the first one is made.
+fn refuse_what_is_there(devices: &[Device], batch: bool) -> Result<(), Failure> {
+    let Some(there) = devices.iter().find(|device| device.dir.exists()) else {
+        return Ok(());
+    };
+    let failure = Failure::refused(format_args!(
+        "{} is there already, and keys are never overwritten",
+        there.dir.display()
+    ));
+    Err(if batch {
+        failure.next(
+            "to go on with a batch that stopped add --continue; for new certificates of the same \
+             devices add --renew, else choose another --out",
+        )
+    } else {
+        failure
+            .next("for a new certificate of the same device add --renew, else choose another --out")
+    })
+}
+
 fn failed(error: &rcgen::Error) -> Failure {
     Failure::refused(format_args!("cannot make the certificate: {error}"))
 }
@@ -414,40 +552,4 @@ fn requested_key(path: &Path) -> Result<rcgen::PublicKey, Failure> {
         .next("a PKCS #10 request as PEM, signed with the device's own key, is needed")
     })?;
     Ok(request.public_key)
-}
-
-/// Writes a device's files beside their directory first and renames: all of them, or none. They
-/// are not forced to the disk one by one: a batch may hold a million devices.
-fn write_directory(dir: &Path, files: &[(&str, Vec<u8>)]) -> Result<(), Failure> {
-    let mut half_written = dir.as_os_str().to_owned();
-    half_written.push(".half-written");
-    let half_written = PathBuf::from(half_written);
-    let failed = |error| Failure::unwritable(dir, &error);
-    if half_written.exists() {
-        fs::remove_dir_all(&half_written).map_err(failed)?;
-    }
-    create_private_directory(&half_written).map_err(Failure::refused)?;
-    for (name, octets) in files {
-        let file = half_written.join(name);
-        // Private: the key is in there, and the label shows the claim secret.
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(file)
-            .map_err(failed)?;
-        file.write_all(octets).map_err(failed)?;
-    }
-    fs::rename(&half_written, dir).map_err(failed)
-}
-
-fn append(path: &Path, text: &str) -> Result<(), Failure> {
-    let failed = |error| Failure::unwritable(path, &error);
-    let mut file = fs::OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(failed)?;
-    file.write_all(text.as_bytes()).map_err(failed)
 }

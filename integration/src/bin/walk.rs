@@ -362,7 +362,10 @@ impl Walk {
             line.and_then(|rest| rest.split_whitespace().next())
                 .map(str::to_owned)
         };
-        if command.starts_with("medbind provision ") && !command.contains("--renew") {
+        let shows_secret = !["--renew", "--from"]
+            .iter()
+            .any(|option| command.contains(option));
+        if command.starts_with("medbind provision ") && shows_secret {
             let code = word_after("claim code").context("no code")?;
             let secret = word_after("claim secret").context("no secret")?;
             self.copied.push(("CODE", code));
