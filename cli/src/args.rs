@@ -28,7 +28,8 @@ Environment:
 
 /// Edge authentication for medical devices: a device's certificate leads to its account.
 ///
-/// `serve` runs the registry, which knows the devices, their accounts and their claims. `edge init`
+/// `serve` runs the registry, which knows the devices, their accounts and their claims; `stop` and
+/// `backup` go with it. `edge init`
 /// sets an Envoy up. `ca init` and `provision` make devices; `enrol`, `claim`, `suspend`, `resume`, `revoke`, `release` and
 /// `pin` change what the registry holds, `show`, `list`, `audit` and `export` read it. `check` reads
 /// configurations of the guard as the guard does, and `explain` tells why it decides as it does.
@@ -78,12 +79,26 @@ pub struct Global {
 pub enum Command {
     /// Run the registry
     #[command(
-        long_about = "Run the registry.\n\nThe first start with an empty data directory makes everything: the database, the infrastructure CA, the server's certificate, one for an edge (DATA_DIR/edge) and one for an operator (DATA_DIR/operator), all with private file modes. It runs until Ctrl-C or SIGTERM."
+        long_about = "Run the registry.\n\nThe first start with an empty data directory makes everything: the database, the infrastructure CA, the server's certificate, one for an edge (DATA_DIR/edge) and one for an operator (DATA_DIR/operator), all with private file modes. It runs until Ctrl-C, SIGTERM or `medbind stop`.\n\nExit status: 0 it was stopped. 1 it could not start now, and may the next time: the port or the data directory is in use, the disk is full, the database is damaged. 2 it cannot start like this: an option is wrong, the address is not of this machine, the data directory cannot be written, or holds a database of a newer version or of somebody else."
     )]
     #[command(
         after_long_help = "Examples:\n  medbind serve --data-dir /var/lib/medbind\n  medbind serve --data-dir data --listen 0.0.0.0:8443 --server-name registry.example\n  medbind serve --data-dir data --listen 127.0.0.1:0 --json   # the port stands in the answer"
     )]
     Serve(Serve),
+    /// Stop the registry that runs on a data directory, and wait until it has
+    #[command(
+        long_about = "Stop the registry that runs on a data directory, and wait until it has.\n\nThe system says which process holds the directory's lock, and that process alone is told: the number in DATA_DIR/registry.lock may be another's after a crash. Where none runs, that is said, and the exit status is 0."
+    )]
+    #[command(after_long_help = "Examples:\n  medbind stop --data-dir /var/lib/medbind")]
+    Stop(Stop),
+    /// Copy the registry's database to a file, while it runs
+    #[command(
+        long_about = "Copy the registry's database to a file, while it runs: one moment of it, whole, on the disk and looked through, in a new file with mode 0600.\n\nIt holds the devices, the audit, and the key for pseudonyms. Certificates and keys are files of their own in the data directory; the answer names them, and they belong with it. docs/operating.md tells how to go back to it."
+    )]
+    #[command(
+        after_long_help = "Examples:\n  medbind backup --data-dir /var/lib/medbind backup.sqlite\n  medbind backup --data-dir registry \"backup-$(date +%F).sqlite\" --json"
+    )]
+    Backup(Backup),
     /// Keep a private device CA, and the infrastructure's certificates
     #[command(subcommand)]
     Ca(Ca),
@@ -207,8 +222,27 @@ pub struct Serve {
     #[arg(long = "server-name", value_name = "NAME", default_values = ["localhost", "127.0.0.1", "registry"])]
     pub server_names: Vec<String>,
     /// The most connections at a time
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
-    pub max_connections: usize,
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_connections: u32,
+}
+
+/// `medbind stop`.
+#[derive(Debug, Args)]
+pub struct Stop {
+    /// The registry's data directory
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: PathBuf,
+}
+
+/// `medbind backup`.
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// The new file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The registry's data directory
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: PathBuf,
 }
 
 /// `medbind ca`.
@@ -224,12 +258,45 @@ pub enum Ca {
     Init(CaInit),
     /// Make a certificate of the infrastructure: for a server, an edge or an operator
     #[command(
-        long_about = "Make a certificate of the infrastructure: for a server, an edge or an operator.\n\nThe infrastructure CA is the one that `medbind serve` made at its first start. What it signs for an edge can read the registry's feed and nothing else; what it signs for an operator can do everything; what it signs for a server answers for names. With --renew certificate and key in DIR are replaced by new ones for the same names or the same role."
+        long_about = "Make a certificate of the infrastructure: for a server, an edge or an operator.\n\nThe infrastructure CA is the one that `medbind serve` made at its first start. What it signs for an edge can read the registry's feed and nothing else; what it signs for an operator can do everything; what it signs for a server answers for names. Nothing is valid for longer than the CA itself: what would be ends with it, and that is said. With --renew certificate and key in DIR are replaced by new ones for the same names or the same role, and ca.pem by the CA's newest."
     )]
     #[command(
         after_long_help = "Examples:\n  medbind ca issue device-service --ca registry/infra-ca --server device-service.example\n  medbind ca issue edge-2 --ca registry/infra-ca --edge edge-2\n  medbind ca issue ann --ca registry/infra-ca --operator ann --validity 90d\n  medbind ca issue ann --ca registry/infra-ca --renew"
     )]
     Issue(CaIssue),
+    /// Renew the infrastructure CA's certificate
+    #[command(
+        long_about = "Renew the infrastructure CA's certificate: ten more years for the same name and the same key.\n\nNothing that it has signed ends by this, and a registry that runs takes it up within a minute. Whoever has a copy of the old certificate (ca.pem) needs the new one before the old one ends; `medbind ca issue --renew` brings it along. Where the CA's key is kept elsewhere, run it there and copy cert.pem."
+    )]
+    #[command(after_long_help = "Examples:\n  medbind ca renew registry/infra-ca")]
+    Renew(CaRenew),
+    /// Show for whom certificates are, and when they end
+    #[command(
+        long_about = "Show for whom certificates are, and when they end.\n\nWith --ends-within the exit status is 1 where one has ended or ends within that time, for cron and monitoring."
+    )]
+    #[command(
+        after_long_help = "Examples:\n  medbind ca show registry/infra-ca registry/server edge/edge edge/server\n  medbind ca show edge/edge --ends-within 30d --json"
+    )]
+    Show(CaShow),
+}
+
+/// `medbind ca renew`.
+#[derive(Debug, Args)]
+pub struct CaRenew {
+    /// The infrastructure CA's directory: DATA_DIR/infra-ca
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+}
+
+/// `medbind ca show`.
+#[derive(Debug, Args)]
+pub struct CaShow {
+    /// Directories with a cert.pem, or certificates (PEM)
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
+    /// Exit status 1 where one ends within this time: 30d, 12h
+    #[arg(long, value_name = "SPAN")]
+    pub ends_within: Option<String>,
 }
 
 /// `medbind ca issue`.

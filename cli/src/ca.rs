@@ -113,9 +113,17 @@ pub fn validity(span: &str, now: Timestamp) -> Result<(i64, i64), Failure> {
     if span == "never" {
         return Ok((begin, NO_END));
     }
+    let end = span_from("--validity", span, now).map_err(|failure| {
+        failure.next("write a number and a unit, such as 10y, 365d or 12h, or `never` to end")
+    })?;
+    Ok((begin, end.min(NO_END)))
+}
+
+/// The end of `span` (`30d`, `12h`) from now, which is not at once, in seconds since the Unix epoch.
+pub fn span_from(option: &str, span: &str, now: Timestamp) -> Result<i64, Failure> {
     let wrong = || {
-        Failure::usage(format_args!("--validity {span} is no span of time"))
-            .next("write a number and a unit, such as 10y, 365d or 12h, or `never` to end")
+        Failure::usage(format_args!("{option} {span} is no span of time"))
+            .next("write a number and a unit, such as 30d or 12h")
     };
     let parsed: Span = span.parse().map_err(|_| wrong())?;
     let end = Offset::UTC.to_datetime(now).checked_add(parsed);
@@ -124,7 +132,7 @@ pub fn validity(span: &str, now: Timestamp) -> Result<(i64, i64), Failure> {
     if end <= now.as_second() {
         return Err(wrong());
     }
-    Ok((begin, end.min(NO_END)))
+    Ok(end)
 }
 
 /// The moment as certificates write it.

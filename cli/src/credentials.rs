@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use medbind_core::time::Timestamp;
 use medbind_registry::pki::{
-    CERTIFICATE_FILE, CertificateAuthority, CertificateFacts, Credentials, Purpose,
+    CERTIFICATE_FILE, CertificateAuthority, CertificateFacts, Credentials, PkiError, Purpose,
 };
 use medbind_registry::role::{Name, Peer, Role};
 use serde_json::json;
 use x509_cert::der::{DecodePem as _, Encode as _};
 
-use crate::args::{CaIssue, Global};
+use crate::args::{CaIssue, CaRenew, CaShow, Global};
 use crate::ca;
 use crate::failure::{Failure, Outcome};
 use crate::output;
@@ -30,7 +30,7 @@ pub fn infrastructure(dir: &Path) -> Result<CertificateAuthority, Failure> {
 /// How long a certificate of the infrastructure is valid, unless it is said otherwise.
 pub const VALIDITY: &str = "825d";
 
-/// Signs one for `validity`, which ends no later than the CA itself.
+/// Signs one for `validity`, or until the CA ends, where that is sooner.
 pub fn issue(
     authority: &CertificateAuthority,
     purpose: &Purpose,
@@ -38,14 +38,6 @@ pub fn issue(
 ) -> Result<Credentials, Failure> {
     let now = jiff::Timestamp::now();
     let (_, end) = ca::validity(validity, now)?;
-    let ca = CertificateFacts::from_pem(authority.certificate_pem()).map_err(Failure::usage)?;
-    if end > ca.not_after.unix_seconds() {
-        return Err(Failure::usage(format_args!(
-            "the certificate would outlive its CA, which is {}",
-            ca::end_in_words(ca.not_after.unix_seconds())
-        ))
-        .next("choose a shorter --validity"));
-    }
     let seconds = u64::try_from(end.saturating_sub(now.as_second())).unwrap_or(0);
     authority
         .issue(
@@ -54,6 +46,17 @@ pub fn issue(
             Duration::from_secs(seconds),
         )
         .map_err(Failure::usage)
+}
+
+/// What there is to say of a certificate that ends with its CA.
+pub fn shortened(credentials: &Credentials, ca: &Path) -> Option<String> {
+    credentials.shortened.then(|| {
+        format!(
+            "it ends at {}, when its CA ends, and not later as was asked for: medbind ca renew {}",
+            credentials.not_after,
+            ca.display()
+        )
+    })
 }
 
 /// `medbind ca issue`.
@@ -71,21 +74,21 @@ pub fn ca_issue(args: &CaIssue, global: &Global) -> Outcome {
         credentials.save(&args.dir)
     }
     .map_err(Failure::refused)?;
-    let facts =
-        CertificateFacts::from_pem(&credentials.certificate_pem).map_err(Failure::refused)?;
-    let whom = match &purpose {
-        Purpose::Server(names) => format!("server {}", names.join(", ")),
-        Purpose::Client(role) => role.to_string(),
-    };
+    let whom = whom(&purpose);
+    let shortened = shortened(&credentials, &args.ca);
+    if let Some(note) = &shortened {
+        output::warning(note);
+    }
     if global.json {
         output::json(&json!({
             "directory": args.dir.display().to_string(),
             "for": whom,
-            "not_after": facts.not_after.to_string(),
+            "not_after": credentials.not_after.to_string(),
+            "shortened": credentials.shortened,
             "renewed": args.renew,
         }));
     } else {
-        let (dim, dir, until) = (output::DIM, args.dir.display(), facts.not_after);
+        let (dim, dir, until) = (output::DIM, args.dir.display(), credentials.not_after);
         output::line(&if args.renew {
             format!(
                 "{whom}: new cert.pem and key.pem in {dir}, valid until {until}\n\
@@ -108,6 +111,110 @@ fn purpose(args: &CaIssue) -> Result<Purpose, Failure> {
         (Some(name), _) => role("--edge", name, Role::Edge),
         (None, Some(name)) => role("--operator", name, Role::Operator),
         (None, None) => Ok(Purpose::Server(args.servers.clone())),
+    }
+}
+
+fn whom(purpose: &Purpose) -> String {
+    match purpose {
+        Purpose::Server(names) => format!("server {}", names.join(", ")),
+        Purpose::Client(role) => role.to_string(),
+    }
+}
+
+/// `medbind ca renew`.
+pub fn ca_renew(args: &CaRenew, global: &Global) -> Outcome {
+    let authority = infrastructure(&args.dir)?;
+    let now = Timestamp::from_unix_seconds(jiff::Timestamp::now().as_second());
+    let renewed = authority.renewed(now).map_err(|error| {
+        let failure = Failure::usage(format_args!("{}: {error}", args.dir.display()));
+        match error {
+            PkiError::NotOurs => failure.next("a device CA is rolled over: docs/operating.md"),
+            _ => failure,
+        }
+    })?;
+    renewed.replace(&args.dir).map_err(Failure::refused)?;
+    let until = renewed.not_after();
+    if global.json {
+        output::json(&json!({
+            "directory": args.dir.display().to_string(),
+            "not_after": until.to_string(),
+        }));
+    } else {
+        let (dim, dir) = (output::DIM, args.dir.display());
+        output::text(&format!(
+            "new cert.pem in {dir}, for the same key, valid until {until}\n\
+             {dim}next: before {}, renew what it has signed, which brings the new certificate along: \
+             medbind ca issue DIR --ca {dir} --renew{dim:#}\n",
+            authority.not_after()
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `medbind ca show`.
+pub fn ca_show(args: &CaShow, global: &Global) -> Outcome {
+    let now = jiff::Timestamp::now();
+    let limit = match &args.ends_within {
+        Some(span) => Some(ca::span_from("--ends-within", span, now)?),
+        None => None,
+    };
+    let mut ending = false;
+    let mut rows = Vec::new();
+    for path in &args.paths {
+        let file = if path.is_dir() {
+            path.join(CERTIFICATE_FILE)
+        } else {
+            path.clone()
+        };
+        let pem = std::fs::read_to_string(&file).map_err(|e| Failure::unreadable(&file, &e))?;
+        let wrong =
+            |e: &dyn std::fmt::Display| Failure::usage(format_args!("{}: {e}", file.display()));
+        let facts = CertificateFacts::from_pem(&pem).map_err(|e| wrong(&e))?;
+        let certificate =
+            x509_cert::Certificate::from_pem(pem.as_bytes()).map_err(|e| wrong(&e))?;
+        let der = certificate.to_der().map_err(|e| wrong(&e))?;
+        let role = Peer::from_certificate(&der).map_or(Role::None, |peer| peer.role);
+        let whom = match role {
+            Role::Edge(_) | Role::Operator(_) => role.to_string(),
+            Role::None if facts.server_names.is_empty() => {
+                certificate.tbs_certificate().subject().to_string()
+            }
+            Role::None => whom(&Purpose::Server(facts.server_names)),
+        };
+        let end = facts.not_after.unix_seconds();
+        ending |= end <= limit.unwrap_or(i64::MIN);
+        if global.json {
+            output::json(&json!({
+                "path": file.display().to_string(),
+                "for": whom,
+                "not_before": facts.not_before.to_string(),
+                "not_after": ca::end_of(end),
+            }));
+        } else {
+            rows.push(vec![
+                file.display().to_string(),
+                whom,
+                in_days(end, now.as_second()),
+            ]);
+        }
+    }
+    if !global.json {
+        output::text(&output::table(&["CERTIFICATE", "FOR", "ENDS"], &rows));
+    }
+    Ok(ExitCode::from(u8::from(ending)))
+}
+
+/// When a certificate ends, and in how many days that is.
+fn in_days(end: i64, now: i64) -> String {
+    const DAY: i64 = 86_400;
+    match ca::end_of(end) {
+        None => "never".to_owned(),
+        Some(at) if end <= now => format!("{at}, it has ended"),
+        Some(at) => match end.saturating_sub(now) / DAY {
+            0 => format!("{at}, within a day"),
+            1 => format!("{at}, in 1 day"),
+            days => format!("{at}, in {days} days"),
+        },
     }
 }
 

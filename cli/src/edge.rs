@@ -181,6 +181,9 @@ pub fn init(args: &EdgeInit, global: &Global) -> Outcome {
     let server = issue(Purpose::Server(vec![args.name.clone()]))?;
     let role = args.name.parse().map_err(Failure::usage)?;
     let edge = issue(Purpose::Client(Role::Edge(role)))?;
+    if let Some(note) = credentials::shortened(&edge, &args.infra_ca) {
+        output::warning(&note);
+    }
     let service_ca = optional(args.service_ca.as_deref())?;
     let crl = optional(args.crl.as_deref())?;
     let jwks = optional(args.jwks.as_deref())?;

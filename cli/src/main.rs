@@ -2,6 +2,7 @@
 //! them, and explain what it decides.
 
 mod args;
+mod backup;
 mod batch;
 mod ca;
 mod check;
@@ -51,6 +52,8 @@ fn run(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Ca(Ca::Init(args)) => ca::init(args, global),
         Command::Ca(Ca::Issue(args)) => credentials::ca_issue(args, global),
+        Command::Ca(Ca::Renew(args)) => credentials::ca_renew(args, global),
+        Command::Ca(Ca::Show(args)) => credentials::ca_show(args, global),
         Command::Edge(Edge::Init(args)) => edge::init(args, global),
         Command::Provision(args) => provision::provision(args, global),
         Command::Check(args) => check::check(args, global),
@@ -70,6 +73,8 @@ fn run(cli: &Cli) -> Outcome {
             Ok(ExitCode::SUCCESS)
         }
         Command::Serve(args) => wait(serve::serve(args, global)),
+        Command::Stop(args) => wait(serve::stop(args, global)),
+        Command::Backup(args) => wait(backup::backup(args, global)),
         Command::Enrol(args) => wait(enrol::enrol(args, global)),
         Command::Claim(args) => wait(devices::claim(args, global)),
         Command::Suspend(args) => wait(devices::suspend(args, global)),

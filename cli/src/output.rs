@@ -48,6 +48,11 @@ pub fn line(line: &str) {
     text(&format!("{line}\n"));
 }
 
+/// Says on standard error what needs a look.
+pub fn warning(words: &str) {
+    anstream::eprintln!("{YELLOW}warning:{YELLOW:#} {words}");
+}
+
 /// Writes a JSON value to standard output, on one line.
 pub fn json(value: &serde_json::Value) {
     line(&value.to_string());

@@ -1,13 +1,14 @@
-//! How does the registry run?
+//! How does the registry run, and stop?
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use medbind_registry::Config;
+use medbind_registry::{Config, StartError};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::Level;
 
-use crate::args::{Global, Serve};
+use crate::args::{Global, Serve, Stop};
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, put};
 
@@ -19,6 +20,9 @@ const LEVELS: [(&str, Level); 5] = [
     ("debug", Level::DEBUG),
     ("trace", Level::TRACE),
 ];
+
+/// A registry that stops lets requests end that run, at most 10 s; then the database is closed.
+const STOP_PATIENCE: Duration = Duration::from_mins(1);
 
 /// `medbind serve`: until Ctrl-C or SIGTERM.
 pub async fn serve(args: &Serve, global: &Global) -> Outcome {
@@ -51,7 +55,7 @@ pub async fn serve(args: &Serve, global: &Global) -> Outcome {
     let mut config = Config::new(&args.data_dir);
     config.listen = args.listen;
     config.server_names.clone_from(&args.server_names);
-    config.max_connections = args.max_connections;
+    config.max_connections = usize::try_from(args.max_connections).unwrap_or(usize::MAX);
 
     // Before the start, so that no signal is lost once the address is told.
     let failed = |error: std::io::Error| Failure::refused(format_args!("no signals: {error}"));
@@ -60,7 +64,7 @@ pub async fn serve(args: &Serve, global: &Global) -> Outcome {
 
     let running = medbind_registry::start(config)
         .await
-        .map_err(Failure::refused)?;
+        .map_err(|error| not_started(&error))?;
     let address = running.local_addr();
     if global.json {
         let made: Vec<_> = running
@@ -96,5 +100,37 @@ pub async fn serve(args: &Serve, global: &Global) -> Outcome {
         _ = terminate.recv() => {}
     }
     running.shutdown().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether it may go well the next time says the exit status: 1 where it may, 2 where the command
+/// line or the data directory has to be changed first.
+fn not_started(error: &StartError) -> Failure {
+    if error.is_configuration() {
+        Failure::usage(error)
+    } else {
+        Failure::refused(error)
+    }
+}
+
+/// `medbind stop`.
+pub async fn stop(args: &Stop, global: &Global) -> Outcome {
+    if !args.data_dir.is_dir() {
+        return Err(
+            Failure::usage(format_args!("{} is no directory", args.data_dir.display()))
+                .next("name the directory that `medbind serve` was given with --data-dir"),
+        );
+    }
+    let stopped = medbind_registry::stop(&args.data_dir, STOP_PATIENCE)
+        .await
+        .map_err(Failure::refused)?;
+    if global.json {
+        output::json(&json!({"stopped": stopped.is_some(), "process": stopped}));
+    } else {
+        output::line(&match stopped {
+            Some(process) => format!("stopped (process {process})"),
+            None => format!("no registry runs on {}", args.data_dir.display()),
+        });
+    }
     Ok(ExitCode::SUCCESS)
 }

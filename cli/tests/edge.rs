@@ -228,12 +228,112 @@ fn certificates_of_the_infrastructure_are_made_and_renewed_for_whom_they_were_ma
         ("x --ca ca-of-none --edge e", "medbind serve"),
         ("x --ca infra-ca --edge a:b", "letters, digits"),
         ("x --ca infra-ca --server a:b", "neither a DNS name"),
-        ("x --ca infra-ca --edge e --validity 20y", "outlive"),
         ("x --ca infra-ca --renew", "leave it out"),
     ] {
         let args = format!("ca issue {args}");
         let ran = desk.run(&args.split(' ').collect::<Vec<_>>()).ended_with(2);
         assert!(ran.err.contains(what), "{args}: {}", ran.err);
         assert!(!desk.path("x").exists());
+    }
+}
+
+#[test]
+fn nothing_outlives_its_ca_and_a_ca_is_renewed() {
+    let desk = desk();
+    let ca_end = || {
+        desk.run(&["ca", "show", "infra-ca", "--json"])
+            .ended_with(0)
+            .json()["not_after"]
+            .clone()
+    };
+    let end = ca_end();
+    let issue = [
+        "ca",
+        "issue",
+        "e",
+        "--ca",
+        "infra-ca",
+        "--edge",
+        "e",
+        "--validity",
+        "20y",
+    ];
+    let ran = desk.run(&[&issue[..], &["--json"]].concat()).ended_with(0);
+    assert_eq!(
+        (&ran.json()["not_after"], &ran.json()["shortened"]),
+        (&end, &true.into())
+    );
+    assert!(
+        ran.err.contains("when its CA ends") && ran.err.contains("medbind ca renew infra-ca"),
+        "{}",
+        ran.err
+    );
+    let (certificate, key) = (
+        desk.read("infra-ca/cert.pem"),
+        desk.read("infra-ca/key.pem"),
+    );
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    let renewed = desk
+        .run(&["ca", "renew", "infra-ca", "--json"])
+        .ended_with(0)
+        .json();
+    assert_ne!(renewed["not_after"], end);
+    assert_eq!(renewed["not_after"], ca_end());
+    assert_ne!(desk.read("infra-ca/cert.pem"), certificate);
+    assert_eq!(desk.read("infra-ca/key.pem"), key);
+    // What is renewed now brings the CA's new certificate along.
+    assert_eq!(desk.read("e/ca.pem"), certificate);
+    desk.run(&["ca", "issue", "e", "--ca", "infra-ca", "--renew"])
+        .ended_with(0);
+    assert_eq!(desk.read("e/ca.pem"), desk.read("infra-ca/cert.pem"));
+
+    // A device CA has its own way, and so has one that another CA signed.
+    desk.run(&[
+        "ca",
+        "init",
+        "chain",
+        "--namespace",
+        "acme",
+        "--intermediate",
+    ])
+    .ended_with(0);
+    for (dir, what) in [("chain", "whoever made it"), ("none", "medbind serve")] {
+        let ran = desk.run(&["ca", "renew", dir]).ended_with(2);
+        assert!(ran.err.contains(what), "{}", ran.err);
+    }
+}
+
+#[test]
+fn for_whom_certificates_are_and_when_they_end_is_shown() {
+    let desk = desk();
+    for (dir, more) in [
+        ("s", ["--server", "a.example"]),
+        ("o", ["--operator", "ann"]),
+    ] {
+        let args = ["ca", "issue", dir, "--ca", "infra-ca", "--validity", "241h"];
+        desk.run(&[&args[..], &more].concat()).ended_with(0);
+    }
+    let show = ["ca", "show", "infra-ca", "s/cert.pem", "o"];
+    let ran = desk.run(&show).ended_with(0);
+    for word in [
+        "CN=infrastructure",
+        "server a.example",
+        "operator:ann",
+        "in 10 days",
+    ] {
+        assert!(ran.out.contains(word), "{word}: {}", ran.out);
+    }
+    let within = |span| [&show[..], &["--json", "--ends-within", span]].concat();
+    assert_eq!(desk.run(&within("9d")).ended_with(0).out.lines().count(), 3);
+    desk.run(&within("11d")).ended_with(1);
+    desk.run(&within("soon")).ended_with(2);
+    desk.write("empty/cert.pem", "nothing");
+    for path in ["empty", "nowhere"] {
+        assert!(
+            desk.run(&["ca", "show", path])
+                .ended_with(2)
+                .err
+                .contains(path)
+        );
     }
 }

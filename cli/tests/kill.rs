@@ -6,12 +6,11 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
-use common::Desk;
+use common::{Desk, SERVE, Served};
 use futures_util::StreamExt as _;
 use medbind_core::claim::{CODE_SYMBOLS, ClaimCode, ClaimSecret, SECRET_SYMBOLS};
 use reqwest::{Certificate, Client, Identity};
@@ -58,73 +57,25 @@ fn lines(numbers: std::ops::Range<u32>) -> String {
     numbers.map(|number| Device::new(number).line()).collect()
 }
 
-const SERVE: [&str; 6] = [
-    "serve",
-    "--data-dir",
-    "data",
-    "--listen",
-    "127.0.0.1:0",
-    "--json",
-];
-
-/// A registry in a process of its own, which can be killed.
-struct Registry {
-    process: Child,
-    base: String,
+/// Its files may grow to a mebibyte and no further: writing fails, as on a disk that is full.
+fn start_without_room(desk: &Desk) -> Served {
+    let serve = desk.command(&SERVE);
+    let mut limited = Command::new("bash");
+    limited
+        .args(["-c", "trap '' XFSZ; ulimit -S -f 1024; exec \"$0\" \"$@\""])
+        .arg(serve.get_program())
+        .args(serve.get_args())
+        .current_dir(desk.path(""));
+    Served::of(limited)
 }
 
-impl Registry {
-    fn start(desk: &Desk) -> Self {
-        Self::wait_for(desk.command(&SERVE))
-    }
-
-    /// Its files may grow to a mebibyte and no further: writing fails, as on a disk that is full.
-    fn start_without_room(desk: &Desk) -> Self {
-        let serve = desk.command(&SERVE);
-        let mut limited = Command::new("bash");
-        limited
-            .args(["-c", "trap '' XFSZ; ulimit -S -f 1024; exec \"$0\" \"$@\""])
-            .arg(serve.get_program())
-            .args(serve.get_args())
-            .current_dir(desk.path(""));
-        Self::wait_for(limited)
-    }
-
-    /// Takes that limit away.
-    fn give_room(&self) {
-        let pid = self.process.id().to_string();
-        let given = Command::new("prlimit")
-            .args(["--fsize=unlimited:unlimited", "--pid", &pid])
-            .status();
-        assert!(given.unwrap().success());
-    }
-
-    fn wait_for(mut command: Command) -> Self {
-        let mut process = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let told: Value = serde_json::from_str(&line).unwrap();
-        let base = format!("https://{}", told["address"].as_str().unwrap());
-        Self { process, base }
-    }
-
-    fn kill(self) {
-        drop(self);
-    }
-}
-
-impl Drop for Registry {
-    /// Also where a test fails.
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// Takes that limit away.
+fn give_room(registry: &Served) {
+    let given = Command::new("prlimit")
+        .args(["--fsize=unlimited:unlimited", "--pid"])
+        .arg(registry.id().to_string())
+        .status();
+    assert!(given.unwrap().success());
 }
 
 fn client(desk: &Desk) -> Client {
@@ -188,14 +139,14 @@ struct Acknowledged {
 /// `enough` claims are acknowledged.
 fn interrupted(
     runtime: &Runtime,
-    registry: Registry,
+    registry: Served,
     client: &Client,
     first: u32,
     enough: usize,
 ) -> Acknowledged {
     let seen = Arc::new(Mutex::new(Acknowledged::default()));
     let dead = Arc::new(AtomicBool::new(false));
-    let base = registry.base.clone();
+    let base = registry.base();
     let importing = {
         let (client, base, seen) = (client.clone(), base.clone(), seen.clone());
         let body = lines(first + CLAIMED..first + CLAIMED + IMPORTED);
@@ -249,14 +200,14 @@ fn what_was_acknowledged_is_there_after_a_kill_and_an_import_can_be_sent_again()
     };
     let runtime = Runtime::new().unwrap();
     let desk = Desk::new();
-    let mut registry = Registry::start(&desk);
+    let mut registry = Served::start(&desk);
     let client = client(&desk);
     let mut all_claims = BTreeSet::new();
     for round in 0..rounds {
         let first = round * (CLAIMED + IMPORTED) + 1;
         let claimed = lines(first..first + CLAIMED);
         let done = runtime
-            .block_on(import(&client, &registry.base, claimed, |_| ()))
+            .block_on(import(&client, &registry.base(), claimed, |_| ()))
             .unwrap();
         assert_eq!(
             (&done["imported"], &done["done"]),
@@ -274,12 +225,12 @@ fn what_was_acknowledged_is_there_after_a_kill_and_an_import_can_be_sent_again()
         );
         all_claims.extend(acknowledged.claims.iter().copied());
 
-        registry = Registry::start(&desk);
+        registry = Served::start(&desk);
         runtime.block_on(async {
             for number in &all_claims {
                 let name = Device::new(*number).name;
                 let shown = client
-                    .get(format!("{}/v1/devices/{name}", registry.base))
+                    .get(format!("{}/v1/devices/{name}", registry.base()))
                     .send()
                     .await;
                 let shown: Value = shown.unwrap().json().await.unwrap();
@@ -290,7 +241,7 @@ fn what_was_acknowledged_is_there_after_a_kill_and_an_import_can_be_sent_again()
                 );
             }
             let again = lines(first + CLAIMED..first + CLAIMED + IMPORTED);
-            let done = import(&client, &registry.base, again, |_| ())
+            let done = import(&client, &registry.base(), again, |_| ())
                 .await
                 .unwrap();
             let count = |name: &str| done[name].as_u64().unwrap_or(0);
@@ -317,28 +268,28 @@ fn what_was_acknowledged_is_there_after_a_kill_and_an_import_can_be_sent_again()
 fn a_disk_that_was_full_takes_changes_again_once_there_is_room() {
     let runtime = Runtime::new().unwrap();
     let desk = Desk::new();
-    let registry = Registry::start_without_room(&desk);
+    let registry = start_without_room(&desk);
     let client = client(&desk);
     runtime.block_on(async {
-        let few = import(&client, &registry.base, lines(1..11), |_| ())
+        let few = import(&client, &registry.base(), lines(1..11), |_| ())
             .await
             .unwrap();
         assert_eq!(few["imported"], 10, "{few}");
-        let many = import(&client, &registry.base, lines(11..IMPORTED), |_| ())
+        let many = import(&client, &registry.base(), lines(11..IMPORTED), |_| ())
             .await
             .unwrap();
         assert_eq!(many["done"], false, "{many}");
         let acknowledged = many["imported"].as_u64().unwrap();
         // What is there is shown, and fed.
         let shown = client
-            .get(format!("{}/v1/devices/acme:SN1", registry.base))
+            .get(format!("{}/v1/devices/acme:SN1", registry.base()))
             .send()
             .await;
         assert_eq!(shown.unwrap().status(), 200);
 
-        registry.give_room();
-        assert!(claim(&client, &registry.base, &Device::new(1), "acc-1").await);
-        let again = import(&client, &registry.base, lines(11..IMPORTED), |_| ())
+        give_room(&registry);
+        assert!(claim(&client, &registry.base(), &Device::new(1), "acc-1").await);
+        let again = import(&client, &registry.base(), lines(11..IMPORTED), |_| ())
             .await
             .unwrap();
         assert_eq!(again["done"], true, "{again}");

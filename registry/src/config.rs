@@ -22,6 +22,9 @@ pub struct Config {
     /// A peer without a certificate is let go of after so long without a request. For tests.
     #[doc(hidden)]
     pub anonymous_idle: Duration,
+    /// How often it is looked whether the certificates have changed, or end soon. For tests.
+    #[doc(hidden)]
+    pub look_every: Duration,
     /// The most pages that the database may have, to see what a full disk does. For tests.
     #[doc(hidden)]
     pub max_database_pages: Option<u32>,
@@ -41,6 +44,7 @@ impl Config {
                 .into(),
             max_connections: 10_000,
             anonymous_idle: Duration::from_secs(10),
+            look_every: Duration::from_mins(1),
             max_database_pages: None,
             clock_offset: SignedDuration::ZERO,
         }

@@ -3,30 +3,39 @@
 //! [`start`] runs it on TLS with `SQLite` in a directory; `medbind serve` is a thin face of it.
 
 mod audit;
+mod backup;
+mod certificates;
 mod change;
+mod clients;
 mod clock;
 mod config;
 mod data_dir;
 mod device;
 mod enrol;
 mod feed;
+mod files;
 mod history;
 mod import;
 mod metrics;
 mod operator;
+mod ownership;
 pub mod pki;
 mod problem;
 pub mod role;
 mod routes;
 mod server;
 mod service;
+mod stop;
 mod store;
+mod tls;
 
 pub use audit::{AuditEntry, AuditPage};
+pub use backup::{Backup, BackupError, backup};
 pub use config::Config;
 pub use data_dir::{DATABASE_FILE, DataDirError, Made};
 pub use device::{DeviceList, DeviceRecord, DeviceShown, Released};
 pub use import::ImportLine;
 pub use routes::{Access, table};
 pub use server::{Running, StartError, start};
+pub use stop::{StopError, stop};
 pub use store::OpenError;

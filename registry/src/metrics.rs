@@ -6,6 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use http::{Method, StatusCode};
+use medbind_core::time::Timestamp;
+use tokio::time::Instant;
+
+use crate::clients::Clients;
 
 /// The counters and gauges of one registry.
 #[derive(Debug, Default)]
@@ -19,6 +23,10 @@ pub(crate) struct Metrics {
     pub refused_connections: Counter,
     /// Handshakes that failed or took too long.
     pub failed_handshakes: Counter,
+    /// When the certificates of the data directory end, by the name of their directory.
+    pub certificates: Mutex<Vec<(&'static str, Timestamp)>>,
+    /// The certificates that clients show.
+    pub clients: Clients,
     /// Claims that succeeded.
     pub claims: Counter,
     /// Claims that were refused.
@@ -138,6 +146,7 @@ impl Metrics {
                 "medbind_registry_devices{{state=\"{state}\"}} {count}"
             );
         }
+        self.render_certificates(&mut text);
         family(&mut text, "requests_total", "counter", "Answered requests.");
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         for ((method, route, status), count) in requests.iter() {
@@ -148,6 +157,29 @@ impl Metrics {
             );
         }
         text
+    }
+}
+
+impl Metrics {
+    fn render_certificates(&self, text: &mut String) {
+        let name = "certificate_not_after_seconds";
+        let help = "When a certificate of the data directory ends, Unix time.";
+        family(text, name, "gauge", help);
+        let ends = self.certificates.lock();
+        for (certificate, end) in ends.unwrap_or_else(PoisonError::into_inner).iter() {
+            let end = end.unix_seconds();
+            let _ = writeln!(
+                text,
+                "medbind_registry_{name}{{certificate=\"{certificate}\"}} {end}"
+            );
+        }
+        let name = "client_certificate_not_after_seconds";
+        let help = "When the certificate of a client ends that was connected lately, Unix time.";
+        family(text, name, "gauge", help);
+        for (client, end) in self.clients.earliest_ends(Instant::now()) {
+            let end = end.unix_seconds();
+            let _ = writeln!(text, "medbind_registry_{name}{{client=\"{client}\"}} {end}");
+        }
     }
 }
 

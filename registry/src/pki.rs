@@ -3,10 +3,7 @@
 
 use core::fmt;
 use core::time::Duration;
-use std::fs;
-use std::io::Write as _;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use der::{Decode as _, DecodePem as _};
@@ -20,14 +17,21 @@ use x509_cert::Certificate;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
+use crate::files::read;
+pub use crate::files::{
+    create_private_directory, replace_files, write_new_directory, write_private_file,
+};
 use crate::role::Role;
 
 /// How long a new CA certificate is valid: ten years.
 pub const CA_VALIDITY: Duration = Duration::from_hours(3650 * 24);
 /// How long a new server, edge or operator certificate is valid: 825 days.
 pub const LEAF_VALIDITY: Duration = Duration::from_hours(825 * 24);
-/// A certificate that ends sooner than this is worth a warning: 30 days.
+/// A certificate that ends sooner than this is worth a warning: 30 days. One that lives for less
+/// than 90 is, in the last third of its life.
 pub const NEAR_EXPIRY: Duration = Duration::from_hours(30 * 24);
+/// The same for a CA, whose certificate others have to get too: 180 days.
+pub const CA_NEAR_EXPIRY: Duration = Duration::from_hours(180 * 24);
 /// Certificates begin this much before they are made, for clocks that lag: one hour.
 const BACKDATE_SECONDS: i64 = 3600;
 
@@ -71,6 +75,15 @@ pub enum PkiError {
     /// A certificate that is to sign others is no CA certificate.
     #[error("the certificate is no CA certificate (basic constraints, RFC 5280 4.2.1.9)")]
     NoCa,
+    /// A CA that has ended signs nothing that anybody would take.
+    #[error("the CA has ended at {0}: `medbind ca renew` renews it")]
+    CaEnded(Timestamp),
+    /// A CA that somebody else made, or signed.
+    #[error(
+        "the CA's certificate is not one that `medbind serve` made: whoever made it renews it, with \
+         the same name and key"
+    )]
+    NotOurs,
 }
 
 /// A private key as PKCS #8 PEM. `Debug` does not show it.
@@ -104,6 +117,10 @@ pub struct Credentials {
     pub key_pem: PrivateKeyPem,
     /// The CA's certificate, PEM.
     pub ca_pem: String,
+    /// When the certificate ends.
+    pub not_after: Timestamp,
+    /// Whether it ends sooner than was asked for, since its CA ends then.
+    pub shortened: bool,
 }
 
 impl Credentials {
@@ -121,15 +138,18 @@ impl Credentials {
     }
 
     /// Replaces certificate and key of the credentials directory `dir`, the key first, so that a
-    /// crash between the two leaves a pair that is seen not to belong together.
+    /// crash between the two leaves a pair that is seen not to belong together. `ca.pem` is
+    /// replaced where it holds an earlier certificate of the same CA, and kept where it is another's.
     pub fn replace(&self, dir: &Path) -> Result<(), PkiError> {
-        replace_files(
-            dir,
-            &[
-                (KEY_FILE, self.key_pem.expose().as_bytes()),
-                (CERTIFICATE_FILE, self.certificate_pem.as_bytes()),
-            ],
-        )
+        let mut files = vec![
+            (KEY_FILE, self.key_pem.expose().as_bytes()),
+            (CERTIFICATE_FILE, self.certificate_pem.as_bytes()),
+        ];
+        let known = read(&dir.join(CA_FILE)).ok();
+        if known.is_some_and(|known| is_same_authority(&known, &self.ca_pem)) {
+            files.push((CA_FILE, self.ca_pem.as_bytes()));
+        }
+        replace_files(dir, &files)
     }
 }
 
@@ -146,6 +166,7 @@ pub enum Purpose {
 pub struct CertificateAuthority {
     certificate_pem: String,
     key_pem: PrivateKeyPem,
+    not_after: Timestamp,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -160,19 +181,39 @@ impl CertificateAuthority {
     /// Makes a new self-signed CA (P-256, path length 0, keyCertSign and cRLSign) that is valid
     /// for [`CA_VALIDITY`] from `now`.
     pub fn generate(common_name: &str, now: Timestamp) -> Result<Self, PkiError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        Self::self_signed(common_name, key, now)
+    }
+
+    fn self_signed(common_name: &str, key: KeyPair, now: Timestamp) -> Result<Self, PkiError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = common_name_only(common_name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        set_validity(&mut params, now, CA_VALIDITY)?;
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let not_after = whole_second(now.after(CA_VALIDITY));
+        set_validity(&mut params, now, not_after)?;
         let certificate_pem = params.self_signed(&key)?.pem();
         let key_pem = PrivateKeyPem(key.serialize_pem());
         Ok(Self {
             certificate_pem,
             key_pem,
+            not_after,
             issuer: Issuer::new(params, key),
         })
+    }
+
+    /// The same CA with a new certificate, valid for [`CA_VALIDITY`] from `now`. Name and key are
+    /// the old ones: what was signed before verifies with the new certificate, and what is signed
+    /// from now on with the old one, until that ends.
+    pub fn renewed(&self, now: Timestamp) -> Result<Self, PkiError> {
+        let old = parse_certificate(&self.certificate_pem)?;
+        let name = own_name(&old).ok_or(PkiError::NotOurs)?;
+        let new = Self::self_signed(&name, parse_key(self.key_pem.expose())?, now)?;
+        if is_same_authority(&self.certificate_pem, &new.certificate_pem) {
+            Ok(new)
+        } else {
+            Err(PkiError::NotOurs)
+        }
     }
 
     /// From a CA certificate and its key, both PEM. The key must be the certificate's.
@@ -190,6 +231,7 @@ impl CertificateAuthority {
         Ok(Self {
             certificate_pem: certificate_pem.to_owned(),
             key_pem: PrivateKeyPem(key_pem.to_owned()),
+            not_after: moment(&certificate.tbs_certificate().validity().not_after),
             issuer: Issuer::from_ca_cert_pem(certificate_pem, key)?,
         })
     }
@@ -214,9 +256,19 @@ impl CertificateAuthority {
         )
     }
 
+    /// Replaces the certificate of `dir`; the key there stays as it is.
+    pub fn replace(&self, dir: &Path) -> Result<(), PkiError> {
+        replace_files(dir, &[(CERTIFICATE_FILE, self.certificate_pem.as_bytes())])
+    }
+
     /// The CA's certificate, PEM.
     pub fn certificate_pem(&self) -> &str {
         &self.certificate_pem
+    }
+
+    /// When the CA's certificate ends.
+    pub const fn not_after(&self) -> Timestamp {
+        self.not_after
     }
 
     /// The issuer to sign other certificates with (rcgen), for those who make their own kinds.
@@ -225,18 +277,24 @@ impl CertificateAuthority {
     }
 
     /// Makes a key and a certificate (P-256, digitalSignature; serverAuth or clientAuth) that is
-    /// valid for `validity` from `now`.
+    /// valid for `validity` from `now`, but no longer than the CA itself: nobody takes what has
+    /// outlived its CA.
     pub fn issue(
         &self,
         purpose: &Purpose,
         now: Timestamp,
         validity: Duration,
     ) -> Result<Credentials, PkiError> {
+        if now > self.not_after {
+            return Err(PkiError::CaEnded(self.not_after));
+        }
+        let asked = whole_second(now.after(validity));
+        let not_after = asked.min(self.not_after);
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::ExplicitNoCa;
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        set_validity(&mut params, now, validity)?;
+        set_validity(&mut params, now, not_after)?;
         match purpose {
             Purpose::Server(names) => {
                 let first = names.first().ok_or_else(|| PkiError::Parse {
@@ -264,6 +322,8 @@ impl CertificateAuthority {
             certificate_pem,
             key_pem: PrivateKeyPem(key.serialize_pem()),
             ca_pem: self.certificate_pem.clone(),
+            not_after,
+            shortened: not_after < asked,
         })
     }
 }
@@ -290,10 +350,15 @@ fn common_name_only(name: &str) -> DistinguishedName {
     subject
 }
 
+/// As certificates write it.
+fn whole_second(time: Timestamp) -> Timestamp {
+    Timestamp::from_unix_seconds(time.unix_seconds())
+}
+
 fn set_validity(
     params: &mut CertificateParams,
     now: Timestamp,
-    validity: Duration,
+    not_after: Timestamp,
 ) -> Result<(), PkiError> {
     let date = |seconds: i64| {
         OffsetDateTime::from_unix_timestamp(seconds).map_err(|error| PkiError::Parse {
@@ -302,7 +367,7 @@ fn set_validity(
         })
     };
     params.not_before = date(now.unix_seconds().saturating_sub(BACKDATE_SECONDS))?;
-    params.not_after = date(now.after(validity).unix_seconds())?;
+    params.not_after = date(not_after.unix_seconds())?;
     Ok(())
 }
 
@@ -311,6 +376,35 @@ fn parse_certificate(pem: &str) -> Result<Certificate, PkiError> {
         what: "the certificate",
         why: error.to_string(),
     })
+}
+
+/// A time of a certificate.
+pub(crate) fn moment(time: &x509_cert::time::Time) -> Timestamp {
+    let seconds = time.to_unix_duration().as_secs();
+    Timestamp::from_unix_seconds(i64::try_from(seconds).unwrap_or(i64::MAX))
+}
+
+/// Whether two texts hold one CA certificate each, both of one CA: all but serial and validity is
+/// the same.
+fn is_same_authority(one: &str, other: &str) -> bool {
+    let alone = |pem: &str| {
+        let only = pem.matches("BEGIN CERTIFICATE").count() == 1;
+        only.then(|| parse_certificate(pem).ok()).flatten()
+    };
+    let (Some(one), Some(other)) = (alone(one), alone(other)) else {
+        return false;
+    };
+    let (one, other) = (one.tbs_certificate(), other.tbs_certificate());
+    one.subject() == other.subject()
+        && one.subject_public_key_info() == other.subject_public_key_info()
+        && one.extensions() == other.extensions()
+}
+
+/// The common name of a self-signed CA.
+fn own_name(certificate: &Certificate) -> Option<String> {
+    let body = certificate.tbs_certificate();
+    let name = body.subject().common_name().ok()??;
+    (body.issuer() == body.subject()).then(|| name.value().into_owned())
 }
 
 fn parse_key(pem: &str) -> Result<KeyPair, PkiError> {
@@ -347,14 +441,16 @@ pub struct CertificateFacts {
 }
 
 impl CertificateFacts {
+    /// Whether it ends within `within` of `now`, or in the last third of its life.
+    pub fn is_near_end(&self, now: Timestamp, within: Duration) -> bool {
+        let third = self.not_after.since(self.not_before) / 3;
+        now.after(within.min(third)) > self.not_after
+    }
+
     /// Reads the first certificate of a PEM text.
     pub fn from_pem(pem: &str) -> Result<Self, PkiError> {
         let certificate = parse_certificate(pem)?;
         let body = certificate.tbs_certificate();
-        let moment = |time: x509_cert::time::Time| {
-            let seconds = time.to_unix_duration().as_secs();
-            Timestamp::from_unix_seconds(i64::try_from(seconds).unwrap_or(i64::MAX))
-        };
         let names = body
             .get_extension::<SubjectAltName>()
             .map_err(|error| PkiError::Parse {
@@ -364,8 +460,8 @@ impl CertificateFacts {
             .map(|(_critical, names)| names.0)
             .unwrap_or_default();
         Ok(Self {
-            not_before: moment(body.validity().not_before),
-            not_after: moment(body.validity().not_after),
+            not_before: moment(&body.validity().not_before),
+            not_after: moment(&body.validity().not_after),
             server_names: names.iter().filter_map(name_text).collect(),
         })
     }
@@ -385,112 +481,6 @@ fn name_text(name: &GeneralName) -> Option<String> {
     }
 }
 
-/// Reads a text file.
-pub(crate) fn read(path: &Path) -> Result<String, PkiError> {
-    fs::read_to_string(path).map_err(|source| PkiError::File {
-        doing: "read",
-        path: path.to_owned(),
-        source,
-    })
-}
-
-/// Makes `dir` (mode 0700, and its parents) where it is missing.
-pub fn create_private_directory(dir: &Path) -> Result<(), PkiError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|source| PkiError::File {
-            doing: "create",
-            path: dir.to_owned(),
-            source,
-        })
-}
-
-/// Writes the new file `path` with mode 0600, to the disk. One that is there already is an error.
-pub fn write_private_file(path: &Path, octets: &[u8]) -> Result<(), PkiError> {
-    let failed = |source| PkiError::File {
-        doing: "write",
-        path: path.to_owned(),
-        source,
-    };
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(failed)?;
-    file.write_all(octets).map_err(failed)?;
-    file.sync_all().map_err(failed)
-}
-
-fn sync_directory(dir: &Path) -> Result<(), PkiError> {
-    let synced = fs::File::open(dir).and_then(|dir| dir.sync_all());
-    synced.map_err(|source| PkiError::File {
-        doing: "write",
-        path: dir.to_owned(),
-        source,
-    })
-}
-
-/// Writes `files` (`name` or `folder/name`, and what they hold) into the new directory `dir`, modes
-/// 0700 and 0600. They are written beside it first, and renamed: after a crash all of them are
-/// there, or none. A directory that is there already is an error.
-pub fn write_new_directory(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), PkiError> {
-    if dir.exists() {
-        return Err(PkiError::Exists(dir.to_owned()));
-    }
-    let parent = match dir.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        Some(_) | None => Path::new("."),
-    };
-    create_private_directory(parent)?;
-    let mut half_written = dir.file_name().unwrap_or_default().to_owned();
-    half_written.push(".half-written");
-    let half_written = parent.join(half_written);
-    let failed = |doing, path: &Path| {
-        let path = path.to_owned();
-        move |source| PkiError::File {
-            doing,
-            path,
-            source,
-        }
-    };
-    if half_written.exists() {
-        fs::remove_dir_all(&half_written).map_err(failed("remove", &half_written))?;
-    }
-    create_private_directory(&half_written)?;
-    for (name, octets) in files {
-        let path = half_written.join(name);
-        let folder = path.parent().unwrap_or(&half_written);
-        create_private_directory(folder)?;
-        write_private_file(&path, octets)?;
-        sync_directory(folder)?;
-    }
-    sync_directory(&half_written)?;
-    fs::rename(&half_written, dir).map_err(failed("write", dir))?;
-    sync_directory(parent)
-}
-
-/// Replaces files of `dir` one after the other, each as a whole, with mode 0600.
-pub fn replace_files(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), PkiError> {
-    for (name, octets) in files {
-        let path = dir.join(name);
-        let new = dir.join(format!("{name}.new"));
-        let failed = |source| PkiError::File {
-            doing: "write",
-            path: path.clone(),
-            source,
-        };
-        if new.exists() {
-            fs::remove_file(&new).map_err(failed)?;
-        }
-        write_private_file(&new, octets)?;
-        fs::rename(&new, &path).map_err(failed)?;
-    }
-    sync_directory(dir)
-}
-
 /// Checks that a private key belongs to a certificate, both PEM.
 pub(crate) fn check_pair(certificate_pem: &str, key_pem: &str) -> Result<(), PkiError> {
     check_key(&parse_certificate(certificate_pem)?, &parse_key(key_pem)?)
@@ -499,6 +489,7 @@ pub(crate) fn check_pair(certificate_pem: &str, key_pem: &str) -> Result<(), Pki
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     fn now() -> Timestamp {
@@ -565,5 +556,42 @@ mod tests {
             ca.issue(&purpose, now(), LEAF_VALIDITY).unwrap()
         );
         assert!(!shown.contains("PRIVATE KEY"), "{shown}");
+    }
+
+    #[test]
+    fn nothing_outlives_its_ca_and_an_ended_one_signs_nothing() {
+        let ca = CertificateAuthority::generate("one", now()).unwrap();
+        let purpose = Purpose::Server(vec!["localhost".to_owned()]);
+        let early = ca.issue(&purpose, now(), LEAF_VALIDITY).unwrap();
+        assert!(!early.shortened && early.not_after == now().after(LEAF_VALIDITY));
+        let late = now().after(CA_VALIDITY.saturating_sub(Duration::from_hours(1)));
+        let leaf = ca.issue(&purpose, late, LEAF_VALIDITY).unwrap();
+        assert!(leaf.shortened && leaf.not_after == ca.not_after());
+        let facts = CertificateFacts::from_pem(&leaf.certificate_pem).unwrap();
+        assert_eq!(facts.not_after, ca.not_after());
+        let ended = late.after(Duration::from_hours(2));
+        let refused = ca.issue(&purpose, ended, LEAF_VALIDITY);
+        assert!(matches!(refused, Err(PkiError::CaEnded(_))));
+        let renewed = ca.renewed(ended).unwrap();
+        assert!(
+            !renewed
+                .issue(&purpose, ended, LEAF_VALIDITY)
+                .unwrap()
+                .shortened
+        );
+    }
+
+    #[test]
+    fn the_last_third_of_a_short_life_is_near_its_end_and_30_days_of_a_long_one() {
+        let days = |days: u64| Duration::from_hours(24 * days);
+        for (life, near) in [(825, 30), (90, 30), (9, 3)] {
+            let facts = CertificateFacts {
+                not_before: now(),
+                not_after: now().after(days(life)),
+                server_names: Vec::new(),
+            };
+            let is_near = |left| facts.is_near_end(now().after(days(life - left)), NEAR_EXPIRY);
+            assert!(!is_near(near) && is_near(near - 1), "{life}");
+        }
     }
 }

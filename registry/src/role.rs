@@ -9,6 +9,8 @@ use x509_cert::Certificate;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
+use crate::pki::moment;
+
 /// The longest name of an edge or operator, in octets.
 pub const MAX_NAME_OCTETS: usize = 64;
 const URN: &str = "urn:medbind:";
@@ -90,6 +92,8 @@ impl fmt::Display for Name {
 pub struct Peer {
     /// What it may be asked to prove.
     pub role: Role,
+    /// The beginning of its certificate's validity.
+    pub not_before: Option<Timestamp>,
     /// The end of its certificate, looked at again on each request; `None` without a certificate.
     pub not_after: Option<Timestamp>,
 }
@@ -112,6 +116,7 @@ impl Peer {
     /// A client without a certificate.
     pub const ANONYMOUS: Self = Self {
         role: Role::None,
+        not_before: None,
         not_after: None,
     };
 
@@ -139,11 +144,10 @@ impl Peer {
             }
             role = found?;
         }
-        let end = body.validity().not_after.to_unix_duration();
-        let end = i64::try_from(end.as_secs()).unwrap_or(i64::MAX);
         Ok(Self {
             role,
-            not_after: Some(Timestamp::from_unix_seconds(end)),
+            not_before: Some(moment(&body.validity().not_before)),
+            not_after: Some(moment(&body.validity().not_after)),
         })
     }
 }

@@ -14,10 +14,6 @@ use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use medbind_core::time::Timestamp;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -25,14 +21,18 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
+use crate::certificates::Certificates;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::data_dir::{DataDir, DataDirError, Identity, Made};
+use crate::data_dir::{DataDir, DataDirError, Made};
 use crate::feed::{Tail, stopped};
 use crate::metrics::Metrics;
+use crate::ownership;
+use crate::pki::PkiError;
 use crate::role::{Peer, Role};
 use crate::routes::{App, router};
 use crate::store::{OpenError, Store};
+use crate::tls::Keeper;
 
 /// A handshake that takes longer is given up.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -76,6 +76,41 @@ pub enum StartError {
     Tls(String),
 }
 
+impl StartError {
+    /// Whether it is the command line or the data directory that has to be changed first. Otherwise
+    /// it may go well the next time: a port or a directory that is in use, a full disk.
+    pub fn is_configuration(&self) -> bool {
+        let for_good = |kind: std::io::ErrorKind| {
+            !matches!(
+                kind,
+                std::io::ErrorKind::AddrInUse
+                    | std::io::ErrorKind::StorageFull
+                    | std::io::ErrorKind::QuotaExceeded
+                    | std::io::ErrorKind::Interrupted
+            )
+        };
+        match self {
+            Self::Listen { source, .. }
+            | Self::DataDir(
+                DataDirError::NotWritable { source, .. }
+                | DataDirError::Pki(PkiError::File { source, .. }),
+            ) => for_good(source.kind()),
+            Self::DataDir(DataDirError::InUse { .. }) => false,
+            Self::DataDir(
+                DataDirError::CaMissing(_)
+                | DataDirError::NoCaKey { .. }
+                | DataDirError::Certificate { .. }
+                | DataDirError::Pki(_),
+            )
+            | Self::Tls(_) => true,
+            Self::Database(error) => match error {
+                OpenError::Newer { .. } | OpenError::NotOurs(_) => true,
+                OpenError::Damaged { .. } | OpenError::Full(_) | OpenError::Open { .. } => false,
+            },
+        }
+    }
+}
+
 fn listen_advice(source: &std::io::Error) -> &'static str {
     match source.kind() {
         std::io::ErrorKind::AddrInUse => {
@@ -96,6 +131,7 @@ pub struct Running {
     connections: Arc<Semaphore>,
     max_connections: u32,
     accepting: JoinHandle<()>,
+    keeping: JoinHandle<()>,
     store: Store,
     /// Let go of when the database is closed.
     data_dir: Arc<DataDir>,
@@ -124,6 +160,9 @@ impl Running {
         if let Err(error) = self.accepting.await {
             tracing::error!("the accepting task ended: {error}");
         }
+        if let Err(error) = self.keeping.await {
+            tracing::error!("the task that looks after the certificates ended: {error}");
+        }
         let all = self.connections.acquire_many(self.max_connections);
         if timeout(STOP_TIMEOUT, all).await.is_err() {
             tracing::warn!("connections were still open when the registry stopped");
@@ -144,17 +183,24 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     };
     let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
     let local_addr = listener.local_addr().map_err(listen)?;
-    let mut identity = data_dir.identity(&config.server_names, clock.now())?;
-    let tls = tls_config(&identity)?;
+    let certificates = Certificates::new(data_dir.path(), &config.server_names);
+    let mut identity = certificates.start(clock.now())?;
     let (database, made) = data_dir.database()?;
-    identity.made.extend(made);
     let store = Store::open(&database, clock, config.max_database_pages).await?;
     let max_connections =
         u32::try_from(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
-    identity.warnings.extend(raise_file_limit(max_connections));
-    for warning in &identity.warnings {
+    let metrics = Arc::new(Metrics::default());
+    let made: Vec<Made> = core::mem::take(&mut identity.made)
+        .into_iter()
+        .chain(made)
+        .collect();
+    let mut warnings = identity.warnings.clone();
+    let (keeper, tls) = Keeper::new(certificates, identity, clock, Arc::clone(&metrics))?;
+    let too_few = raise_file_limit(max_connections);
+    if let Some(warning) = &too_few {
         tracing::warn!("{warning}");
     }
+    warnings.extend(too_few);
     let (stop, stopping) = watch::channel(false);
     let connections = Arc::new(Semaphore::new(
         usize::try_from(max_connections).unwrap_or(Semaphore::MAX_PERMITS),
@@ -162,29 +208,31 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let data_dir = Arc::new(data_dir);
     let app = App {
         store: store.clone(),
-        metrics: Arc::new(Metrics::default()),
+        metrics,
         tail: Arc::new(Tail::default()),
         data_dir: Arc::clone(&data_dir),
-        stopping,
+        stopping: stopping.clone(),
     };
     let server = Server {
         router: router(app.clone()),
         app,
-        acceptor: TlsAcceptor::from(Arc::new(tls)),
+        tls,
         connections: Arc::clone(&connections),
         anonymous: Arc::new(Semaphore::new(anonymous_slots(max_connections))),
         anonymous_idle: config.anonymous_idle,
     };
+    let keeping = tokio::spawn(keeper.keep(config.look_every, stopping));
     let accepting = tokio::spawn(server.accept(listener));
     tracing::info!(address = %local_addr, "the registry listens");
     Ok(Running {
         local_addr,
-        made: identity.made,
-        warnings: identity.warnings,
+        made,
+        warnings,
         stop,
         connections,
         max_connections,
         accepting,
+        keeping,
         store,
         data_dir,
     })
@@ -219,54 +267,34 @@ fn too_few_files(limit: u64, max_connections: u32) -> Option<String> {
     })
 }
 
-/// Takes the data directory; one that stops just now is waited for.
-async fn take_patiently(path: &Path) -> Result<DataDir, DataDirError> {
-    for _ in 0..20 {
-        match DataDir::take(path) {
-            Err(DataDirError::InUse { .. }) => tokio::time::sleep(Duration::from_millis(50)).await,
-            taken => return taken,
+/// Takes the data directory; one that stops just now is waited for. What is not ours is refused
+/// before anything is made or written there.
+async fn take_patiently(path: &Path) -> Result<DataDir, StartError> {
+    let mut tries: u32 = 20;
+    loop {
+        let taken = match DataDir::find(path) {
+            Ok(found) => {
+                ownership::check(&found.database()).await?;
+                found.take()
+            }
+            Err(error) => Err(error),
+        };
+        match taken {
+            Err(DataDirError::InUse { .. }) if tries > 0 => {
+                tries -= 1;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            taken => return Ok(taken?),
         }
     }
-    DataDir::take(path)
-}
-
-/// TLS 1.2 or later; a client certificate may be left out, and is verified where it is given.
-fn tls_config(identity: &Identity) -> Result<ServerConfig, StartError> {
-    let failed =
-        |what: &str, error: &dyn core::fmt::Display| StartError::Tls(format!("{what}: {error}"));
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(identity.ca_pem.as_bytes()) {
-        let certificate = certificate.map_err(|error| failed("infra-ca/cert.pem", &error))?;
-        roots
-            .add(certificate)
-            .map_err(|error| failed("infra-ca/cert.pem", &error))?;
-    }
-    let chain = CertificateDer::pem_slice_iter(identity.certificate_pem.as_bytes())
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| failed("server/cert.pem", &error))?;
-    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.expose().as_bytes())
-        .map_err(|_| StartError::Tls("server/key.pem is no PEM private key".to_owned()))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .allow_unauthenticated()
-            .build()
-            .map_err(|error| failed("infra-ca/cert.pem", &error))?;
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(|error| failed("protocol versions", &error))?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)
-        .map_err(|error| failed("server/cert.pem", &error))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
 }
 
 #[derive(Clone)]
 struct Server {
     router: Router,
     app: App,
-    acceptor: TlsAcceptor,
+    /// What new connections are answered with.
+    tls: watch::Receiver<TlsAcceptor>,
     connections: Arc<Semaphore>,
     /// The part of the connections that peers without a certificate may have.
     anonymous: Arc<Semaphore>,
@@ -330,7 +358,8 @@ impl Server {
     async fn serve(&self, stream: TcpStream) {
         // Answers are small and written whole: waiting for more would only delay them.
         let _ = stream.set_nodelay(true);
-        let handshake = timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(stream));
+        let acceptor = self.tls.borrow().clone();
+        let handshake = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
         let stream = match handshake.await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
@@ -354,6 +383,7 @@ impl Server {
                     tracing::warn!("{error}");
                     Peer {
                         role: Role::None,
+                        not_before: None,
                         not_after: Some(Timestamp::MAX),
                     }
                 }
@@ -367,6 +397,7 @@ impl Server {
             return;
         }
         let _open = self.app.metrics.connections.enter();
+        self.app.metrics.clients.seen(&peer, Instant::now());
         let bounds = if anonymous {
             Bounds {
                 idle: self.anonymous_idle,

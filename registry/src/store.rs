@@ -20,9 +20,8 @@ use tokio::sync::{Mutex, watch};
 use crate::clock::Clock;
 use crate::history::{Head, History, Place};
 
-static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
-/// `PRAGMA application_id` of our databases, as the first migration sets it.
-const APPLICATION_ID: i64 = 1_835_168_359;
+/// What brings a database up to date, in order.
+pub(crate) static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 const READERS: u32 = 4;
 /// `SQLITE_FULL` (<https://www.sqlite.org/rescode.html>).
 const SQLITE_FULL: &str = "13";
@@ -153,7 +152,8 @@ pub(crate) struct Writing<'c> {
 }
 
 impl Store {
-    /// Opens the database file `path`, makes it where it is missing, and brings it up to date.
+    /// Opens the database file `path`, makes it where it is missing, and brings it up to date. That
+    /// it is ours was checked before ([`crate::ownership`]).
     pub async fn open(
         path: &Path,
         clock: Clock,
@@ -170,7 +170,6 @@ impl Store {
         let explain = |source: sqlx::Error| explain(path, source);
         let opening = Opening { options, max_pages };
         let mut writer = opening.connect().await.map_err(explain)?;
-        check_ours(&mut writer, path).await?;
         migrate(&mut writer, path).await?;
         let (history, pseudonym_key) = identity(&mut writer, path, clock.now()).await?;
         let head = read_head(&mut writer, &history)
@@ -389,7 +388,8 @@ pub(crate) async fn read_head(
     })
 }
 
-fn explain(path: &Path, source: sqlx::Error) -> OpenError {
+/// What went wrong with the database at start, for whoever started it.
+pub(crate) fn explain(path: &Path, source: sqlx::Error) -> OpenError {
     let path = path.to_owned();
     if is_full(&source) {
         return OpenError::Full(path);
@@ -402,27 +402,6 @@ fn explain(path: &Path, source: sqlx::Error) -> OpenError {
             why: source.to_string(),
         },
         Some(_) | None => OpenError::Open { path, source },
-    }
-}
-
-/// A file that holds tables and is none of ours is left alone.
-async fn check_ours(connection: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
-    let explain = |source: sqlx::Error| explain(path, source);
-    let id: i64 = sqlx::query_scalar("PRAGMA application_id")
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(explain)?;
-    let tables: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM sqlite_schema WHERE name NOT IN ('_sqlx_migrations') \
-         AND name NOT LIKE 'sqlite_%'",
-    )
-    .fetch_one(connection)
-    .await
-    .map_err(explain)?;
-    if id == APPLICATION_ID || (id == 0 && tables == 0) {
-        Ok(())
-    } else {
-        Err(OpenError::NotOurs(path.to_owned()))
     }
 }
 

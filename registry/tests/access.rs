@@ -132,6 +132,8 @@ fn two_roles(ca: &CertificateAuthority) -> Credentials {
         certificate_pem: params.signed_by(&key, ca.issuer()).unwrap().pem(),
         key_pem: PrivateKeyPem::new(key.serialize_pem()),
         ca_pem: ca.certificate_pem().to_owned(),
+        not_after: ca.not_after(),
+        shortened: false,
     }
 }
 

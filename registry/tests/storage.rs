@@ -1,10 +1,12 @@
 //! What is on disk: acknowledged changes, refused databases, modes.
 mod common;
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use common::{Registry, config, device};
-use medbind_registry::{DATABASE_FILE, start};
+use medbind_registry::{BackupError, DATABASE_FILE, backup, start};
 use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 async fn open(path: &std::path::Path) -> SqliteConnection {
@@ -49,14 +51,44 @@ async fn what_was_acknowledged_is_there_after_a_stop_without_goodbye() {
     );
 }
 
+/// Everything in a folder, and what each file holds.
+fn contents(dir: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(contents(&path));
+            found.insert(path, None);
+        } else {
+            let octets = std::fs::read(&path).unwrap();
+            found.insert(path, Some(octets));
+        }
+    }
+    found
+}
+
+/// Fails unless a start is refused, saying `what`, and the folder is as it was.
+async fn is_left_alone(dir: &Path, what: &str) {
+    let before = contents(dir);
+    let error = start(config(dir)).await.unwrap_err();
+    assert!(error.to_string().contains(what), "{error}");
+    let mut after = contents(dir);
+    // Where there is a log, `SQLite` makes an index of it, which it throws away with the next.
+    after.retain(|path, _| before.contains_key(path) || !path.ends_with(INDEX));
+    assert!(after == before, "{what}: {:?}", after.keys());
+}
+
+const INDEX: &str = "registry.sqlite-shm";
+
 #[tokio::test]
-async fn a_database_of_a_newer_version_or_of_somebody_else_is_left_alone() {
+async fn a_database_of_a_newer_version_is_left_alone() {
     let registry = Registry::new().await;
-    let dir = registry.dir.clone();
-    let database = dir.join(DATABASE_FILE);
+    let database = registry.dir.join(DATABASE_FILE);
     let mode = std::fs::metadata(&database).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o600);
     let registry = registry.stop().await;
+    // As if this start had certificates to make.
+    std::fs::remove_dir_all(registry.dir.join("operator")).unwrap();
     let mut connection = open(&database).await;
     sqlx::query(
         "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
@@ -65,32 +97,105 @@ async fn a_database_of_a_newer_version_or_of_somebody_else_is_left_alone() {
     .execute(&mut connection)
     .await
     .unwrap();
+    // As a crash leaves it: the newest changes stand in the log.
+    let crashed = tempfile::tempdir().unwrap();
+    for name in [DATABASE_FILE, "registry.sqlite-wal"] {
+        std::fs::copy(registry.dir.join(name), crashed.path().join(name)).unwrap();
+    }
     connection.close().await.unwrap();
-    let before = std::fs::read(&database).unwrap();
-    let error = start(config(&dir)).await.unwrap_err().to_string();
+    for dir in [&*registry.dir, crashed.path()] {
+        is_left_alone(dir, "newer version").await;
+        is_left_alone(dir, "migration 9999").await;
+    }
     assert!(
-        error.contains("newer version") && error.contains("9999"),
-        "{error}"
+        start(config(&registry.dir))
+            .await
+            .unwrap_err()
+            .is_configuration()
     );
-    assert_eq!(std::fs::read(&database).unwrap(), before);
+}
 
-    std::fs::remove_file(&database).unwrap();
-    let mut connection = open(&database).await;
-    sqlx::query("CREATE TABLE somebody (x)")
-        .execute(&mut connection)
-        .await
-        .unwrap();
-    connection.close().await.unwrap();
-    let error = start(config(&dir)).await.unwrap_err().to_string();
+#[tokio::test]
+async fn a_database_of_somebody_else_is_left_alone() {
+    for (number, setting) in [
+        "PRAGMA journal_mode = DELETE",
+        "PRAGMA journal_mode = WAL",
+        "PRAGMA application_id = 7",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let scratch = tempfile::tempdir().unwrap();
+        let database = scratch.path().join(DATABASE_FILE);
+        let mut connection = open(&database).await;
+        for sql in [
+            setting,
+            "CREATE TABLE somebody (x)",
+            "INSERT INTO somebody VALUES ('precious')",
+        ] {
+            sqlx::query(sql).execute(&mut connection).await.unwrap();
+        }
+        let crashed = tempfile::tempdir().unwrap();
+        if number == 1 {
+            // Nothing of it stands in the file itself yet.
+            for name in [DATABASE_FILE, "registry.sqlite-wal"] {
+                std::fs::copy(scratch.path().join(name), crashed.path().join(name)).unwrap();
+            }
+            is_left_alone(crashed.path(), "no database of medbind's registry").await;
+        }
+        connection.close().await.unwrap();
+        std::fs::write(scratch.path().join("notes.txt"), "theirs").unwrap();
+        is_left_alone(scratch.path(), "no database of medbind's registry").await;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let text = "no database at all, but long enough to look at, and longer than its head is";
+    for text in [text, "short"] {
+        std::fs::write(scratch.path().join(DATABASE_FILE), text).unwrap();
+        is_left_alone(scratch.path(), "damaged").await;
+    }
+}
+
+#[tokio::test]
+async fn a_backup_is_one_moment_of_a_registry_that_runs() {
+    let registry = Registry::new().await;
+    let operator = registry.operator();
+    operator.enrol(&common::devices(1..3000)).await;
+    let to = registry.dir.join("backup.sqlite");
+    let importing = operator.import("application/x-ndjson", {
+        common::body_of(&common::devices(3000..20_000))
+    });
+    let (copied, _) = tokio::join!(backup(&registry.dir, &to), importing);
+    let copied = copied.unwrap();
+    assert!(copied.head >= 2999 && copied.octets > 100_000, "{copied:?}");
+    assert_eq!(copied.beside.len(), 4, "{copied:?}");
+    let mode = std::fs::metadata(&to).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+    let again = backup(&registry.dir, &to).await;
+    assert!(matches!(again, Err(BackupError::Exists(_))), "{again:?}");
+    let nothing = backup(&registry.dir.join("edge"), &registry.dir.join("b")).await;
+    assert!(matches!(nothing, Err(BackupError::Nothing(_))));
+
+    // It is a registry's database, with the same history up to then.
+    let cursor = registry.edge().feed("?limit=1").await.header.cursor;
+    let other = tempfile::tempdir().unwrap();
+    std::fs::copy(&to, other.path().join(DATABASE_FILE)).unwrap();
+    let restored = Registry::open(other.path()).await;
+    let page = restored
+        .edge()
+        .feed(&format!("?cursor={cursor}&limit=5"))
+        .await;
+    assert_eq!(page.header.head, copied.head);
+    assert_eq!(page.bindings.len(), 5);
+    assert_eq!(
+        restored.operator().get("/v1/devices/acme:SN1").await.1["pseudonym"],
+        operator.get("/v1/devices/acme:SN1").await.1["pseudonym"]
+    );
+    let left: Vec<_> = contents(&registry.dir).into_keys().collect();
     assert!(
-        error.contains("no database of medbind's registry"),
-        "{error}"
+        !left
+            .iter()
+            .any(|path| path.to_string_lossy().contains("half-written"))
     );
-
-    std::fs::write(&database, "no database at all, but long enough to look at").unwrap();
-    let error = start(config(&dir)).await.unwrap_err().to_string();
-    assert!(error.contains("damaged"), "{error}");
-    drop(registry);
 }
 
 /// A row of the audit.

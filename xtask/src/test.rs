@@ -286,7 +286,6 @@ fn run_step(step: Step, args: &TestArgs, tally: &mut Tally) -> Result<()> {
         Step::Documents => {
             for (program, what_for) in [
                 ("curl", "curl, which asks as a device does,"),
-                ("sqlite3", "sqlite3, which backs the registry up,"),
                 (
                     "openssl",
                     "openssl, which makes a device's key as firmware does,",

@@ -1,9 +1,9 @@
 //! Runs the command as a person or a script does.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -133,6 +133,79 @@ impl Desk {
             out: String::from_utf8(output.stdout).unwrap(),
             err: String::from_utf8(output.stderr).unwrap(),
         }
+    }
+}
+
+/// `medbind serve` on the directory `data` of a desk, on a free port.
+pub const SERVE: [&str; 6] = [
+    "serve",
+    "--data-dir",
+    "data",
+    "--listen",
+    "127.0.0.1:0",
+    "--json",
+];
+
+/// A registry in a process of its own, which can be killed.
+#[derive(Debug)]
+pub struct Served {
+    process: Child,
+    /// What it has said at its start.
+    pub told: Value,
+}
+
+impl Served {
+    /// Starts [`SERVE`], and waits until it listens.
+    pub fn start(desk: &Desk) -> Self {
+        Self::of(desk.command(&SERVE))
+    }
+
+    /// Starts it by a command of ones own.
+    pub fn of(mut command: Command) -> Self {
+        let mut process = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let told = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        Self { process, told }
+    }
+
+    /// Its address and port.
+    pub fn address(&self) -> &str {
+        self.told["address"].as_str().unwrap()
+    }
+
+    /// Its address as a URL.
+    pub fn base(&self) -> String {
+        format!("https://{}", self.address())
+    }
+
+    /// Its process number.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Ends it in the middle of its work.
+    pub fn kill(self) {
+        drop(self);
+    }
+
+    /// Waits until it has ended by itself; answers the exit status.
+    pub fn ended(mut self) -> Option<i32> {
+        self.process.wait().unwrap().code()
+    }
+}
+
+impl Drop for Served {
+    /// Also where a test fails.
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
