@@ -264,10 +264,11 @@ impl Registry {
         } else if alert {
             failure.next("does the registry know the certificate in --credentials?")
         } else if connected {
-            failure.next(
-                "is `medbind serve` still running? A change may have been made all the same: \
-                 `medbind show` says",
-            )
+            failure.next(format_args!(
+                "is `medbind serve` still running, and is the certificate in {} of its \
+                 infrastructure CA? A change may have been made all the same: `medbind show` says",
+                self.dir.display()
+            ))
         } else {
             failure.next("is `medbind serve` running? set --registry")
         }

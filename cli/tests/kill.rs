@@ -6,7 +6,8 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::process::Command;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
@@ -261,6 +262,67 @@ fn what_was_acknowledged_is_there_after_a_kill_and_an_import_can_be_sent_again()
             );
         });
     }
+    registry.kill();
+}
+
+#[test]
+fn an_import_whose_registry_is_killed_says_how_far_it_got_and_goes_on_when_it_is_sent_again() {
+    let runtime = Runtime::new().unwrap();
+    let mut desk = Desk::new();
+    let registry = Served::start(&desk);
+    let client = client(&desk);
+    desk.set("MEDBIND_CREDENTIALS", "data/operator");
+    let enrol = ["enrol", "-", "--format", "ndjson", "--json", "--registry"];
+    let base = registry.base();
+    let mut importing = desk
+        .command(&[&enrol[..], &[&base]].concat())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // More than one transaction, and the stream is not at its end.
+    let devices = lines(1..7_001);
+    let mut input = importing.stdin.take().unwrap();
+    input.write_all(devices.as_bytes()).unwrap();
+    input.flush().unwrap();
+    let one = format!("{base}/v1/devices?limit=1");
+    runtime.block_on(async {
+        loop {
+            let listed = client.get(&one).send().await.unwrap();
+            let listed: Value = listed.json().await.unwrap();
+            if listed["devices"][0].is_object() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    });
+    registry.kill();
+    drop(input);
+    let ended = importing.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    let told: Value = serde_json::from_slice(&ended.stdout).unwrap();
+    // Its last word may have been lost with it.
+    assert!(
+        [0, 5_000].contains(&told["imported"].as_u64().unwrap()),
+        "{told}"
+    );
+    let why: Value = serde_json::from_slice(&ended.stderr).unwrap();
+    let error = why["error"].as_str().unwrap();
+    assert!(
+        error.contains("https://127.0.0.1:") && error.contains("was lost"),
+        "{why}"
+    );
+    let next = why["next"].as_str().unwrap();
+    assert!(next.contains("send the same again, whole"), "{why}");
+
+    let registry = Served::start(&desk);
+    let base = registry.base();
+    let again = [&enrol[..], &[&base]].concat();
+    let told = desk.run_with(&again, &devices).ended_with(0).json();
+    let count = |name: &str| told[name].as_u64().unwrap();
+    assert_eq!(count("imported") + count("unchanged"), 7_000, "{told}");
+    assert!(count("unchanged") >= 5_000, "{told}");
     registry.kill();
 }
 

@@ -257,6 +257,19 @@ fn an_operator_whose_certificate_has_ended_learns_which_and_since_when() {
     ] {
         assert!(ran.err.contains(words), "{words:?} in {}", ran.err);
     }
+    // One of another CA: neither side says more than that the connection is over.
+    let stranger = CertificateAuthority::generate("stranger", now()).unwrap();
+    let mut credentials = stranger.issue(&operator(), now(), LEAF_VALIDITY).unwrap();
+    ca.certificate_pem().clone_into(&mut credentials.ca_pem);
+    credentials.save(&desk.path("bob")).unwrap();
+    let ran = desk.run(&["list", "--credentials", "bob"]).ended_with(1);
+    assert!(
+        ran.err
+            .contains("is the certificate in bob of its infrastructure CA?")
+            || ran.err.contains("does the registry know the certificate"),
+        "{}",
+        ran.err
+    );
     // What it says to do helps.
     let renew = ["ca", "issue", "ann", "--ca", "data/infra-ca", "--renew"];
     desk.run(&renew).ended_with(0);
