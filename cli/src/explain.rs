@@ -512,10 +512,13 @@ fn next_step(code: DenyCode, device: Option<&DeviceId>) -> String {
         DenyCode::DeviceUnclaimed => {
             "claim it: medbind claim --account ACCOUNT --code CODE".to_owned()
         }
-        DenyCode::BindingSuspended => format!("if it may go on: medbind resume {device}"),
-        DenyCode::BindingRevoked => {
-            "this identity is refused for good; a new one needs a new serial".to_owned()
-        }
+        DenyCode::BindingSuspended => format!(
+            "who holds it and why: medbind show {device}; if it may go on: medbind resume {device}"
+        ),
+        DenyCode::BindingRevoked => format!(
+            "who ended it and why: medbind show {device}; it is refused for good, a new identity \
+             needs a new serial"
+        ),
         DenyCode::BindingExpired => "enrol the device anew with a later expires_at".to_owned(),
         DenyCode::NoAccount => {
             "the caller must sign in; with --account-issuer and --account-subject it is tried here"
