@@ -4,27 +4,19 @@
 use font8x8::UnicodeFonts as _;
 use medbind_core::claim::{ClaimCode, ClaimSecret};
 use medbind_core::identity::DeviceId;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use qrcode::render::unicode::Dense1x2;
 use qrcode::{Color, EcLevel, QrCode};
 
 use crate::failure::Failure;
 use crate::output::put;
 
-/// Characters that stand as they are in a fragment's value (RFC 3986, 3.5), less `=`, `&` and `+`.
-fn is_plain(octet: u8) -> bool {
-    octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'.' | b'_' | b'~')
-}
-
-fn escape(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut escaped, octet| {
-        if is_plain(octet) {
-            escaped.push(char::from(octet));
-        } else {
-            put!(escaped, "%{octet:02X}");
-        }
-        escaped
-    })
-}
+/// What is escaped in a fragment's value: all but what is unreserved (RFC 3986, 2.3).
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// The link that the QR code holds: `<portal>/claim#code=...&secret=...`. Without a portal the
 /// fragment alone.
@@ -33,11 +25,12 @@ pub fn link(portal: Option<&str>, code: &ClaimCode, secret: Option<&ClaimSecret>
         Some(portal) => format!("{}/claim#", portal.trim_end_matches('/')),
         None => String::new(),
     };
+    let escaped = |text: &str| utf8_percent_encode(text, ESCAPED).to_string();
     link.push_str("code=");
-    link.push_str(&escape(&code.to_string()));
+    link.push_str(&escaped(&code.to_string()));
     if let Some(secret) = secret {
         link.push_str("&secret=");
-        link.push_str(&escape(&secret.reveal().to_string()));
+        link.push_str(&escaped(&secret.reveal().to_string()));
     }
     link
 }
