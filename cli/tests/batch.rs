@@ -47,6 +47,19 @@ fn identity(desk: &Desk, serial: &str) -> (String, String) {
     (read("key.pem"), read("device.json"))
 }
 
+/// Whatever interrupted it: the secret of each device that is there is known.
+fn no_secret_is_lost(desk: &Desk) {
+    let rows = desk.read("secrets.csv");
+    for serial in serials().take(made(desk)) {
+        let line: Value = serde_json::from_str(&identity(desk, &serial).1).unwrap();
+        let begin = format!("acme:{serial},{},", line["code"].as_str().unwrap());
+        let row = rows.lines().find_map(|row| row.strip_prefix(&begin));
+        let secret: ClaimSecret = row.expect(&serial).parse().unwrap();
+        let hash: ClaimSecretHash = line["secret_hash"].as_str().unwrap().parse().unwrap();
+        assert_eq!(secret.hash(), hash, "{serial}");
+    }
+}
+
 /// Each device is whole, stands once in each list, and its secret is the one that its hash is of.
 fn all_is_there(desk: &Desk) {
     let lines = desk.read("devices/enrol.ndjson");
@@ -122,6 +135,7 @@ fn a_batch_that_is_killed_again_and_again_goes_on_where_it_was() {
         process.wait().unwrap();
         let stands = made(&desk);
         assert!((more..COUNT).contains(&stands), "{stands} of {COUNT}");
+        no_secret_is_lost(&desk);
         for serial in serials().take(stands) {
             let is = identity(&desk, &serial);
             let was = before.entry(serial).or_insert_with(|| is.clone());
@@ -339,6 +353,7 @@ fn a_disk_that_is_full_stops_a_batch_that_goes_on_once_there_is_room() {
     assert!(said.contains("cannot write devices/enrol.ndjson"), "{said}");
     let stands = made(&desk);
     assert!((10..COUNT).contains(&stands), "{stands}");
+    no_secret_is_lost(&desk);
     assert!(
         desk.read("devices/enrol.ndjson").ends_with('\n'),
         "no half line"

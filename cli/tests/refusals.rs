@@ -233,6 +233,41 @@ fn an_export_that_is_cut_off_leaves_the_old_file_whole() {
 }
 
 #[test]
+fn an_export_that_is_interrupted_leaves_the_old_file_whole() {
+    for (signal, status, left) in [("-INT", Some(1), 1), ("-KILL", None, 2)] {
+        let desk = desk_before(|mut stream| {
+            let answer = "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{\"kind\":\"binding\"}\n";
+            stream.write_all(answer.as_bytes()).unwrap();
+            stream.flush().unwrap();
+            // The rest never comes.
+            let _ = stream.read(&mut [0]);
+        });
+        desk.write("records/old.ndjson", "the last good one\n");
+        let mut export = desk
+            .command(&["export", "-o", "records/old.ndjson"])
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let there = || std::fs::read_dir(desk.path("records")).unwrap();
+        let has_begun = || there().any(|one| one.unwrap().metadata().unwrap().len() == 19);
+        let mut looked = 0;
+        while !has_begun() {
+            assert!(looked < 10_000, "it writes nothing");
+            looked += 1;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let id = export.id().to_string();
+        let sent = std::process::Command::new("kill")
+            .args([signal, &id])
+            .status();
+        assert!(sent.unwrap().success());
+        assert_eq!(export.wait().unwrap().code(), status, "{signal}");
+        assert_eq!(desk.read("records/old.ndjson"), "the last good one\n");
+        assert_eq!(there().count(), left, "{signal}");
+    }
+}
+
+#[test]
 fn an_operator_whose_certificate_has_ended_learns_which_and_since_when() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut desk = Desk::new();
