@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 
 use crate::programs::{self, cargo};
 use crate::shell::{self, Progress, Stopwatch, human};
-use crate::wheel::{self, Wheel};
+use crate::vectors;
 use crate::workspace;
 
 /// The options of `cargo xtask fuzz`.
@@ -64,13 +64,6 @@ impl Target {
         format!("fuzz-{}", self.name())
     }
 }
-
-/// Certificates that nobody issues by mistake: the NIST PKITS and others, to begin with.
-const ODD_CERTIFICATES: Wheel = Wheel {
-    package: "cryptography-vectors",
-    version: "50.0.2",
-    sha256: "51641f03a3eb4edbe9fb68e3a3574d25f86aa502d06391fffa886330d02778a0",
-};
 
 /// An input that takes longer is one that breaks the promise of a bounded time.
 const SECONDS_FOR_ONE: u64 = 10;
@@ -139,12 +132,9 @@ pub fn look(targets: &[Target], time: Duration) -> Result<Vec<Found>> {
     let programs = build(targets)?;
     let seeds = seeds()?;
     let odd = if targets.contains(&Target::Certificate) {
-        odd_certificates()
+        vectors::certificates()
             .inspect_err(|error| {
-                shell::say(&format!(
-                    "    without the odd certificates of {}: {error:#}",
-                    ODD_CERTIFICATES.package
-                ));
+                shell::say(&format!("    without odd certificates: {error:#}"));
             })
             .ok()
     } else {
@@ -220,36 +210,6 @@ fn seeds() -> Result<PathBuf> {
     let folder = home().join("seeds");
     programs::build(&["fuzz-seeds"])?;
     shell::run(Command::new(programs::path("fuzz-seeds")).arg(&folder))?;
-    Ok(folder)
-}
-
-fn odd_certificates() -> Result<PathBuf> {
-    let folder = workspace::tools().join(format!(
-        "{}-{}",
-        ODD_CERTIFICATES.package, ODD_CERTIFICATES.version
-    ));
-    if folder.is_dir() {
-        return Ok(folder);
-    }
-    let octets = wheel::fetch(&ODD_CERTIFICATES, "odd certificates")?;
-    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(octets))?;
-    let beside = folder.with_extension("new");
-    fs::create_dir_all(&beside)?;
-    for index in 0..archive.len() {
-        let mut file = archive.by_index(index)?;
-        let name = file.name()?.into_owned();
-        let Some(name) = name.strip_prefix("cryptography_vectors/x509/") else {
-            continue;
-        };
-        let wanted = [".pem", ".der", ".crt"];
-        if !wanted.into_iter().any(|ending| name.ends_with(ending)) {
-            continue;
-        }
-        let mut octets = Vec::new();
-        file.read_to_end(&mut octets)?;
-        fs::write(beside.join(name.replace(['/', ' '], "-")), octets)?;
-    }
-    fs::rename(&beside, &folder)?;
     Ok(folder)
 }
 

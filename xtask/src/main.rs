@@ -14,6 +14,7 @@ mod shell;
 mod test;
 mod tool;
 mod toolchain;
+mod vectors;
 mod wheel;
 mod workspace;
 

@@ -18,6 +18,7 @@ use crate::programs::{self, cargo};
 use crate::shell::{self, Stopwatch, human};
 use crate::tool::Tool;
 use crate::toolchain::Toolchain;
+use crate::vectors;
 use crate::workspace;
 
 /// The options of `cargo xtask test`.
@@ -241,6 +242,13 @@ fn run_step(step: Step, args: &TestArgs, tally: &mut Tally) -> Result<()> {
             tests
                 .args(["--workspace", "--all-targets", "--no-fail-fast"])
                 .env("MEDBIND_MODULE", Module::Deployed.path());
+            match vectors::certificates() {
+                Ok(folder) => {
+                    tests.env("MEDBIND_VECTORS", folder);
+                }
+                // What needs them fails, and the rest is tested.
+                Err(error) => shell::report(&error),
+            }
             if args.full {
                 // Loops that are long, such as killing a registry twenty times.
                 tests.env("MEDBIND_FULL", "1");
