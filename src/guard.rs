@@ -321,14 +321,11 @@ impl<H: Host> Guard<H> {
         let mut bindings = memory.bindings.with(&self.host, said);
         let arriving = ArrivingToken::new(&self.host, &self.config.account_metadata, &asked.token);
         let facts = match stage {
-            Stage::Arrived if policy.takes_accounts() => asked.facts_with(&arriving),
-            Stage::Arrived | Stage::Answered => asked.facts(),
+            Stage::Arrived => asked.facts_with(&arriving),
+            Stage::Answered => asked.facts(),
         };
         let decision = decide(policy, &facts, &mut bindings, now);
-        if stage == Stage::Arrived
-            && policy.takes_accounts()
-            && matches!(decision, Decision::AskRegistry(_))
-        {
+        if stage == Stage::Arrived && matches!(decision, Decision::AskRegistry(_)) {
             // The answer may come in another context, or after the request has gone on.
             arriving.read();
         }

@@ -44,11 +44,6 @@ impl Policy {
         &self.accounts
     }
 
-    /// Whether there is an issuer of tokens at all.
-    pub fn takes_accounts(&self) -> bool {
-        !self.accounts.as_slice().is_empty()
-    }
-
     /// How long ago the registry may have been heard, where a rule says nothing else.
     pub fn max_stale(&self) -> Duration {
         self.max_stale

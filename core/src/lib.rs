@@ -40,6 +40,7 @@ pub mod feed;
 mod hex;
 pub mod identity;
 pub mod issuer;
+mod latest;
 pub mod path;
 pub mod peer;
 mod pem;

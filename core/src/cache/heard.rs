@@ -3,8 +3,9 @@
 
 use core::time::Duration;
 
-use super::read::{STEP_BACK_TOLERANCE, View};
+use super::read::View;
 use crate::deny::Unavailable;
+use crate::latest::Latest;
 use crate::time::Timestamp;
 
 /// What one worker has seen of the time since the registry was last heard.
@@ -16,7 +17,7 @@ use crate::time::Timestamp;
 pub struct Heard {
     period: Duration,
     last_ok: Option<Timestamp>,
-    latest: Timestamp,
+    latest: Latest,
     waited: Duration,
 }
 
@@ -26,7 +27,7 @@ impl Heard {
         Self {
             period,
             last_ok: None,
-            latest: Timestamp::from_unix_millis(i64::MIN),
+            latest: Latest::NONE,
             waited: Duration::ZERO,
         }
     }
@@ -34,11 +35,11 @@ impl Heard {
     /// A tick, and what is read at it.
     pub fn tick(&mut self, view: &View, now: Timestamp) {
         if view.last_ok() == self.last_ok {
-            self.latest = self.latest.max(now);
+            self.latest.see(now);
             self.waited = self.waited.saturating_add(self.period);
         } else {
             self.last_ok = view.last_ok();
-            self.latest = now;
+            self.latest = Latest::at(now);
             self.waited = Duration::ZERO;
         }
     }
@@ -56,7 +57,7 @@ impl Heard {
             return Ok(age);
         }
         // Fail closed: no age can be told by a clock that was set back.
-        if self.latest.since(now) > STEP_BACK_TOLERANCE {
+        if self.latest.is_ahead_of(now) {
             return Err(Unavailable::Clock);
         }
         Ok(age.max(self.waited))

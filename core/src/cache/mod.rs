@@ -44,7 +44,6 @@ pub use control::{Control, History, MAX_REGISTRY_NAME_OCTETS, RegistryAddress};
 pub use heard::Heard;
 pub use lease::{Candidate, Leadership, lead};
 pub use memory::MemorySharedData;
-pub(crate) use read::STEP_BACK_TOLERANCE;
 pub use read::{Cache, CacheAnswer, Kept, View};
 pub use shared_data::{CacheError, SharedData, SharedDataError};
 pub use write::{Applied, Swept, Writer};

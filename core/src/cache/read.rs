@@ -10,9 +10,7 @@ use crate::deny::Unavailable;
 use crate::feed::{FeedId, LookupAnswer};
 use crate::identity::DeviceId;
 use crate::time::Timestamp;
-
-/// How far this clock may step back without anybody taking notice.
-pub(crate) const STEP_BACK_TOLERANCE: Duration = Duration::from_secs(2);
+use crate::latest::STEP_BACK_TOLERANCE;
 
 /// The cache, as a worker reads it.
 #[derive(Debug)]

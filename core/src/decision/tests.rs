@@ -741,16 +741,6 @@ fn a_token_is_asked_for_where_a_rule_takes_an_account_and_no_answer_refuses() {
 }
 
 #[test]
-fn a_policy_takes_accounts_where_a_token_issuer_is_named() {
-    assert!(policy().takes_accounts());
-    let json = json!({
-        "role": "http",
-        "rules": [{"path": "/live", "principals": ["anyone"]}],
-    });
-    assert!(!policy_of(&json).takes_accounts());
-}
-
-#[test]
 fn a_device_alone_is_decided_without_a_rule() {
     let policy = policy();
     let mut steps = Vec::new();

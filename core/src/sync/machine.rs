@@ -5,9 +5,9 @@ use super::random::Random;
 use super::settings::{FetchId, SyncAction, SyncLogLevel, SyncResponse, SyncSettings};
 use crate::binding::BindingState;
 use crate::cache::{
-    CacheError, Candidate, Control, History, Leadership, STEP_BACK_TOLERANCE, SharedData, Writer,
-    lead,
+    CacheError, Candidate, Control, History, Leadership, SharedData, Writer, lead,
 };
+use crate::latest::{Latest, STEP_BACK_TOLERANCE};
 use crate::feed::{Cursor, FeedError, FeedPage, history_of};
 use crate::time::Timestamp;
 
@@ -41,8 +41,8 @@ pub struct Synchroniser {
     /// Records asked for in the next page; less than the settings say after too large an answer.
     page_limit: u32,
     last_load: Option<Timestamp>,
-    /// The latest time that was seen since the clock last stepped back.
-    latest: Timestamp,
+    /// Since the clock last stepped back.
+    latest: Latest,
     /// Whether the next request is to be answered at once, whatever was heard before.
     at_once: bool,
 }
@@ -127,7 +127,7 @@ impl Synchroniser {
             retry: None,
             page_limit: settings.page_limit,
             last_load: None,
-            latest: Timestamp::from_unix_millis(i64::MIN),
+            latest: Latest::NONE,
             at_once: false,
             settings,
         }
@@ -269,13 +269,11 @@ impl Synchroniser {
     /// Readers believe no age by a clock that has stepped back, until the registry is heard again:
     /// so it is asked at once.
     fn notice_a_step_back(&mut self, now: Timestamp) {
-        let stepped_back = self.latest.since(now) > STEP_BACK_TOLERANCE;
-        self.latest = if stepped_back {
-            now
-        } else {
-            self.latest.max(now)
-        };
-        if stepped_back && let Some(leading) = &mut self.leading {
+        if !self.latest.is_ahead_of(now) {
+            return self.latest.see(now);
+        }
+        self.latest = Latest::at(now);
+        if let Some(leading) = &mut self.leading {
             leading.flight = None;
             self.retry = None;
             self.at_once = true;
