@@ -650,7 +650,7 @@ impl<H: Host> Guard<H> {
                         cut.push(context);
                     }
                 }
-                (Wait::Paused | Wait::Watched, None) => {}
+                (Wait::Paused | Wait::Watched, None) | (Wait::Gone, _) => {}
             }
         }
         cut

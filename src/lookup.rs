@@ -21,6 +21,9 @@ pub enum Wait {
     Watched,
     /// It was permitted and is under way: decide, and cut it where that is a deny.
     UnderWay,
+    /// It has gone away. The call that it made goes on without it, and counts until the answer to
+    /// the one that is made instead is here: who comes and goes makes no more calls than who waits.
+    Gone,
 }
 
 /// Who wants to know.
@@ -48,7 +51,7 @@ pub struct Waiter {
 #[derive(Debug)]
 struct Flight {
     token: Option<u32>,
-    /// The context that made the call, and whose end cancels it.
+    /// The context that made the call, and without which its answer is lost.
     caller: Option<u32>,
     overdue: Timestamp,
     waiters: Vec<Waiter>,
@@ -75,10 +78,10 @@ impl Count {
     const fn add(&mut self, waiter: &Waiter) {
         match (waiter.wait, waiter.behalf) {
             (Wait::UnderWay, _) => {}
-            (Wait::Paused | Wait::Watched, Behalf::Device) => {
+            (Wait::Paused | Wait::Watched | Wait::Gone, Behalf::Device) => {
                 self.all = self.all.saturating_add(1);
             }
-            (Wait::Paused | Wait::Watched, Behalf::Account) => {
+            (Wait::Paused | Wait::Watched | Wait::Gone, Behalf::Account) => {
                 self.all = self.all.saturating_add(1);
                 self.accounts = self.accounts.saturating_add(1);
             }
@@ -100,8 +103,8 @@ impl Count {
     fn is_full_for(self, waiter: &Waiter, most: usize) -> bool {
         match (waiter.wait, waiter.behalf) {
             (Wait::UnderWay, _) => false,
-            (Wait::Paused | Wait::Watched, Behalf::Device) => self.all >= most,
-            (Wait::Paused | Wait::Watched, Behalf::Account) => {
+            (Wait::Paused | Wait::Watched | Wait::Gone, Behalf::Device) => self.all >= most,
+            (Wait::Paused | Wait::Watched | Wait::Gone, Behalf::Account) => {
                 self.all >= most || self.accounts >= most.div_ceil(4)
             }
         }
@@ -252,7 +255,7 @@ impl Lookups {
         })
     }
 
-    /// A context ended: it waits no more, and a call that it made will not be answered.
+    /// A context ended: it waits no more, and the answer to a call that it made is lost.
     pub fn leave(&mut self, context: u32) {
         if self.flights.is_empty() {
             return;
@@ -261,9 +264,15 @@ impl Lookups {
             && let Some(flight) = self.flights.get_mut(&device)
         {
             let before = flight.waiting;
-            flight
-                .waiters
-                .retain(|waiter| waiter.context != context || waiter.wait != Wait::Paused);
+            let has_called = flight.caller == Some(context);
+            flight.waiters.retain_mut(|waiter| {
+                let leaves = waiter.context == context && waiter.wait == Wait::Paused;
+                if leaves && has_called {
+                    waiter.wait = Wait::Gone;
+                    waiter.asked = None;
+                }
+                !leaves || has_called
+            });
             flight.waiting = Count::of(&flight.waiters);
             self.waiting.take(before);
             self.waiting.put_back(flight.waiting);
@@ -378,8 +387,33 @@ mod tests {
         assert!(lookups.orphans().is_empty());
         lookups.leave(3);
         lookups.leave(4);
-        assert!(lookups.is_empty());
-        assert_eq!(lookups.waiting, Count::default());
+        // Of the two calls that nobody waits for.
+        assert_eq!(lookups.waiting.all, 2);
+        assert_eq!(lookups.orphans(), std::slice::from_ref(&a));
+        let waits: Vec<_> = lookups.finish(&a).iter().map(|w| w.wait).collect();
+        assert_eq!(waits, [Wait::Gone, Wait::Gone]);
+        assert!(lookups.is_empty() && lookups.waiting == Count::default());
+    }
+
+    #[test]
+    fn who_comes_and_goes_makes_no_more_calls_than_who_waits() {
+        let mut lookups = Lookups::new(LIMITS);
+        let a = device("a");
+        let mut calls = 0;
+        for context in 0..1_000 {
+            if matches!(lookups.join(&a, paused(context)), Joined::Calls) {
+                calls += 1;
+                lookups.called(&a, context, context, at(0), TIMEOUT);
+            }
+            lookups.leave(context);
+        }
+        assert_eq!(calls, LIMITS.a_device);
+        // One that has not called leaves nothing behind.
+        lookups.join(&device("b"), paused(2_000));
+        lookups.called(&device("b"), 2_000, 2_000, at(0), TIMEOUT);
+        lookups.join(&device("b"), paused(2_001));
+        lookups.leave(2_001);
+        assert_eq!(lookups.waiting.all, LIMITS.a_device + 1);
     }
 
     #[test]
@@ -396,7 +430,7 @@ mod tests {
         lookups.join(&a, paused(4));
         assert_eq!(lookups.withdraw(&a).map(|w| w.context), Some(4));
         assert_eq!(lookups.orphans(), [a]);
-        assert_eq!(lookups.waiting.all, 1);
+        assert_eq!(lookups.waiting.all, 2, "3, and the call of 2");
     }
 
     #[test]

@@ -601,8 +601,10 @@ fn shadow_never_pauses() {
         .guard
         .send(&reading().certificate(&edge.maker.device("SN1")));
     assert!(edge.guard.fate(stream).is_forwarded());
-    // Its own end cancels the call; the next tick makes it again.
+    // With its own end the answer is lost; the next tick makes the call again.
     edge.guard.end(stream);
+    let lost = edge.lookups().pop().unwrap();
+    edge.answer_lookup(&lost);
     assert!(edge.lookups().is_empty());
     edge.guard.tick();
     let call = edge.lookups().pop().unwrap();
@@ -867,7 +869,10 @@ fn where_the_caller_of_a_lookup_goes_away_the_others_are_served() {
     let first = edge.guard.send(&request);
     let second = edge.guard.send(&request);
     edge.guard.end(first);
+    let lost = edge.lookups().pop().unwrap();
+    edge.answer_lookup(&lost);
     assert!(edge.lookups().is_empty());
+    assert_eq!(edge.guard.fate(second), Fate::Paused);
     edge.guard.tick();
     let call = edge.lookups().pop().unwrap();
     edge.answer_lookup(&call);

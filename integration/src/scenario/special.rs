@@ -132,6 +132,11 @@ pub async fn after(place: Place, stage: &mut Stage, report: &mut Report) {
                 "a lookup that takes too long refuses",
                 too_late(stage)
             );
+            case!(
+                report,
+                "the call of a request that was given up goes on to its end",
+                given_up(stage)
+            );
         }
         Place::Script => answers::bad(stage, report).await,
         Place::Fleet | Place::NoSynchroniser => {}
@@ -560,6 +565,37 @@ async fn on_demand(stage: &mut Stage) -> Result<()> {
         &nobody.send(&reading("SN-NOBODY")).await?,
         DenyCode::UnknownDevice,
     )
+}
+
+/// That Envoy does not cancel such a call is what the guard's count of calls stands on.
+async fn given_up(stage: &mut Stage) -> Result<()> {
+    const LATE: &str = "envoy_cluster_upstream_rq_timeout";
+    const CLUSTER: [&str; 1] = ["envoy_cluster_name=\"registry\""];
+    let client = stage.device("edge", "SN-GONE")?;
+    let before = stage.envoy.metric(LATE, &CLUSTER).await?;
+    let script = stage.script()?;
+    script.behave(Behaviour {
+        lookup_delay: Some(Duration::from_secs(5)),
+        ..Behaviour::default()
+    });
+    let script = &*script;
+    let asked = until("the registry is asked", LIMIT, || async {
+        let lookups = script.lookups();
+        lookups.contains(&"acme:SN-GONE".to_owned()).then_some(())
+    });
+    let ask = reading("SN-GONE");
+    tokio::select! {
+        answer = client.send(&ask) => bail!(said(&answer?, "it was to wait")),
+        asked = asked => { asked?; }
+    }
+    // Its own, and the one that is made instead.
+    let envoy = &stage.envoy;
+    until("two calls run into their deadline", LIMIT, || async {
+        let late = envoy.metric(LATE, &CLUSTER).await.ok()?;
+        (late >= before + 2.0).then_some(())
+    })
+    .await?;
+    Ok(())
 }
 
 async fn too_late(stage: &mut Stage) -> Result<()> {
