@@ -12,7 +12,8 @@ use crate::bindings::Shared;
 use crate::host::{CallAnswer, Host, HostError, LogLevel};
 use crate::telemetry::SyncMetrics;
 
-/// Counts the synchronisers of this Envoy, so that no two take each other for themselves.
+/// Counts the synchronisers of this Envoy: no two take each other for themselves, and the newer of
+/// two configurations is known.
 const COUNTER: &str = "mb1/n";
 /// More calls than this are never under way: older ones were lost.
 const MOST_CALLS: usize = 8;
@@ -45,10 +46,12 @@ impl<H: Host> Runner<H> {
             bindings.capacity,
             bindings.max_stale,
         );
-        let seed = seed(&host);
+        let number = number(&host);
+        // No other has the same, also where two begin in the same nanosecond.
+        let seed = host.nanoseconds() ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         Self {
             registry: registry.clone(),
-            synchroniser: Synchroniser::new(settings, seed),
+            synchroniser: Synchroniser::new(settings, seed, number),
             calls: HashMap::new(),
             metrics: SyncMetrics::define(&host),
             host,
@@ -165,9 +168,8 @@ impl<H: Host> Runner<H> {
     }
 }
 
-/// A number that no other synchroniser of this Envoy has: the clock's nanoseconds, and a count in
-/// shared data that tells apart two that begin in the same one.
-fn seed(host: &impl Host) -> u64 {
+/// The number of this synchroniser among those of this Envoy, in the order in which they begin.
+fn number(host: &impl Host) -> u64 {
     let mut count = 0;
     for _ in 0..64 {
         let read = host.shared_data(COUNTER).ok().flatten();
@@ -185,5 +187,5 @@ fn seed(host: &impl Host) -> u64 {
             break;
         }
     }
-    host.nanoseconds() ^ count.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    count
 }

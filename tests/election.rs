@@ -122,3 +122,81 @@ fn while_a_singleton_beats_no_worker_asks_the_registry_for_the_feed() {
         assert!(calls.iter().all(|call| !call.path.starts_with("/v1/feed?")));
     }
 }
+
+/// The configuration of a fleet's workers, with its registry at this cluster.
+fn at(cluster: &str) -> String {
+    let mut settings = guard_settings();
+    settings["registry"] = json!({"cluster": cluster, "authority": "registry.example"});
+    settings["issuers"] = json!([{
+        "namespace": "acme",
+        "certificates": [Maker::new("Acme Device CA").pem()],
+        "identity": [{"source": "subject.serial_number"}],
+    }]);
+    settings.to_string()
+}
+
+/// The clusters that the feed was asked of since it was last looked.
+fn asked(edge: &Fleet) -> Vec<String> {
+    let calls = edge.workers.iter().flat_map(|worker| worker.host().calls());
+    calls
+        .filter(|call| call.path.starts_with("/v1/feed?"))
+        .map(|call| call.cluster)
+        .collect()
+}
+
+#[test]
+fn workers_of_a_new_configuration_take_over_from_those_that_drain() {
+    let mut edge = Fleet::new(2);
+    edge.run(Duration::from_secs(10));
+    assert_eq!(edge.leaders().len(), 1);
+    assert_eq!(edge.world.metric("medbind_bindings"), 1);
+    // The registry has moved. The host keeps the old configuration, its ticks too, for as long as
+    // requests are under way that it let in.
+    for _ in 0..2 {
+        let worker = FakeEnvoy::start(&edge.world, &at("registry-2")).unwrap();
+        edge.workers.push(worker);
+    }
+    edge.run(Duration::from_millis(200));
+    let leaders = edge.leaders();
+    assert_eq!(leaders.len(), 1);
+    assert!(leaders[0] >= 2, "{leaders:?}");
+    // The old one's long poll is under way; it is answered, to no avail, and not made again.
+    let before = asked(&edge);
+    assert!(before.contains(&"registry-2".to_owned()), "{before:?}");
+    edge.run(Duration::from_mins(1));
+    assert_eq!(edge.leaders(), leaders);
+    assert_eq!(asked(&edge), ["registry-2"]);
+    // And back to the first one, which is the newest then.
+    let worker = FakeEnvoy::start(&edge.world, &at("registry")).unwrap();
+    edge.workers.push(worker);
+    edge.run(Duration::from_millis(200));
+    assert_eq!(edge.leaders(), [4]);
+    // Where the new ones go away, what is left goes on.
+    edge.workers.truncate(2);
+    edge.run(Duration::from_secs(12));
+    assert_eq!(edge.leaders().len(), 1);
+    assert_eq!(edge.code(0), None);
+}
+
+#[test]
+fn the_same_configuration_once_more_takes_nothing_over() {
+    let mut edge = Fleet::new(2);
+    edge.run(Duration::from_secs(10));
+    let leaders = edge.leaders();
+    for _ in 0..2 {
+        let worker = FakeEnvoy::start(&edge.world, &at("registry")).unwrap();
+        edge.workers.push(worker);
+    }
+    edge.run(Duration::from_secs(10));
+    assert_eq!(edge.leaders(), leaders);
+}
+
+#[test]
+fn a_root_context_that_is_configured_again_goes_by_the_new_registry() {
+    let mut edge = Fleet::new(1);
+    edge.run(Duration::from_secs(10));
+    assert!(edge.workers[0].configure_again(&at("registry-2")));
+    edge.run(Duration::from_millis(200));
+    assert_eq!(edge.leaders(), [0]);
+    assert!(asked(&edge).contains(&"registry-2".to_owned()));
+}

@@ -31,7 +31,7 @@ fn main() {
         u32::try_from(devices).expect("at most 4,294,967,295 devices"),
         Duration::from_mins(15),
     );
-    let mut synchroniser = Synchroniser::new(settings, 1);
+    let mut synchroniser = Synchroniser::new(settings, 1, 1);
     let now = Timestamp::from_unix_seconds(1_795_537_200);
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     let report = |what: &str| {

@@ -189,7 +189,7 @@ impl World {
         let settings = SyncSettings::new(registry, Candidate::Singleton, preload, 8, max_stale);
         Self {
             store: MemorySharedData::new(),
-            synchroniser: Synchroniser::new(settings.clone(), 1),
+            synchroniser: Synchroniser::new(settings.clone(), 1, 1),
             settings,
             seeds: 1,
             now: NOW,
@@ -232,7 +232,8 @@ impl World {
             }
             Some(b'r') => {
                 self.seeds += 1;
-                self.synchroniser = Synchroniser::new(self.settings.clone(), self.seeds);
+                self.synchroniser =
+                    Synchroniser::new(self.settings.clone(), self.seeds, self.seeds);
                 self.fetch = None;
                 // Until the lease of the one before is over.
                 self.now = self.now.after(self.settings.lease_timeout + TICK);

@@ -20,7 +20,7 @@ const FEWEST_BUCKET_BITS: u8 = 4;
 const MOST_BUCKET_BITS: u8 = 22;
 
 /// How the synchroniser reaches the registry, for guards whose configuration does not say it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RegistryAddress {
     /// The name of the Envoy cluster.
     pub cluster: String,
@@ -147,6 +147,11 @@ impl Control {
 
     /// The generations that are in use; 0 for none.
     pub(super) fn live(&self) -> [u32; 2] {
+    /// Whether the buckets there are are as many as a cache for so many devices would have.
+    pub(crate) fn has_buckets_for(&self, capacity: u32) -> bool {
+        bucket_bits(capacity) <= self.bucket_bits
+    }
+
         let number = |history: &Option<History>| history.as_ref().map_or(0, |h| h.generation);
         [number(&self.active), number(&self.loading)]
     }

@@ -34,24 +34,54 @@ pub enum Leadership {
     },
 }
 
+/// Who wants to lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidacy {
+    /// A number that no other synchroniser of this Envoy has.
+    pub owner: u64,
+    /// Where it runs.
+    pub candidate: Candidate,
+    /// The same for all that the same configuration has made.
+    pub configuration: u64,
+    /// Higher than that of each synchroniser of this Envoy that began before.
+    pub number: u64,
+}
+
+impl Candidacy {
+    /// A singleton goes before the workers. Of two alike, one of a newer configuration goes before
+    /// one of an older: a host goes on with the old for as long as requests are under way that it
+    /// let in, and its registry may be gone.
+    const fn goes_before(self, other: Self) -> bool {
+        match (self.candidate, other.candidate) {
+            (Candidate::Singleton, Candidate::Worker) => true,
+            (Candidate::Worker, Candidate::Singleton) => false,
+            (Candidate::Worker, Candidate::Worker)
+            | (Candidate::Singleton, Candidate::Singleton) => {
+                self.configuration != other.configuration && self.number > other.number
+            }
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Lease {
     term: u32,
-    owner: u64,
-    candidate: Candidate,
+    by: Candidacy,
     heartbeat: Timestamp,
 }
 
 impl Lease {
     fn encode(self) -> Vec<u8> {
-        let mut octets = Vec::with_capacity(22);
+        let mut octets = Vec::with_capacity(38);
         octets.push(VERSION);
         octets.extend_from_slice(&self.term.to_le_bytes());
-        octets.extend_from_slice(&self.owner.to_le_bytes());
-        octets.push(match self.candidate {
+        octets.extend_from_slice(&self.by.owner.to_le_bytes());
+        octets.push(match self.by.candidate {
             Candidate::Worker => 0,
             Candidate::Singleton => 1,
         });
+        octets.extend_from_slice(&self.by.configuration.to_le_bytes());
+        octets.extend_from_slice(&self.by.number.to_le_bytes());
         octets.extend_from_slice(&self.heartbeat.unix_millis().to_le_bytes());
         octets
     }
@@ -63,11 +93,15 @@ impl Lease {
         }
         let lease = Self {
             term: reader.u32()?,
-            owner: reader.u64()?,
-            candidate: if reader.flag()? {
-                Candidate::Singleton
-            } else {
-                Candidate::Worker
+            by: Candidacy {
+                owner: reader.u64()?,
+                candidate: if reader.flag()? {
+                    Candidate::Singleton
+                } else {
+                    Candidate::Worker
+                },
+                configuration: reader.u64()?,
+                number: reader.u64()?,
             },
             heartbeat: Timestamp::from_unix_millis(reader.i64()?),
         };
@@ -84,12 +118,11 @@ impl Lease {
     }
 }
 
-/// Takes, keeps or leaves the lease. `owner` is a number that no other synchroniser of this Envoy
-/// has; `take_vacant` says whether a place that nobody holds may be taken.
+/// Takes, keeps or leaves the lease. `take_vacant` says whether a place that nobody holds may be
+/// taken.
 pub fn lead(
     store: &impl SharedData,
-    owner: u64,
-    candidate: Candidate,
+    by: Candidacy,
     now: Timestamp,
     timeout: Duration,
     take_vacant: bool,
@@ -101,14 +134,14 @@ pub fn lead(
         .and_then(|(octets, _)| Lease::decode(octets).ok());
     let held = lease.filter(|lease| !lease.is_over(now, timeout));
     let term = match (held, lease) {
-        (Some(held), _) if held.owner == owner => {
+        (Some(held), _) if held.by.owner == by.owner => {
             let quarter = timeout.checked_div(4).unwrap_or_default();
             if now.since(held.heartbeat) < quarter && held.heartbeat <= now {
                 return Ok(Leadership::Leader { term: held.term });
             }
             held.term
         }
-        (Some(held), _) if held.candidate >= candidate => {
+        (Some(held), _) if !by.goes_before(held.by) => {
             return Ok(Leadership::Follower { vacant: false });
         }
         (None, _) if !take_vacant => return Ok(Leadership::Follower { vacant: true }),
@@ -123,8 +156,7 @@ pub fn lead(
     };
     let lease = Lease {
         term,
-        owner,
-        candidate,
+        by,
         heartbeat: now,
     };
     match store.set(KEY, &lease.encode(), Some(cas_of(read.as_ref()))) {
@@ -148,6 +180,15 @@ mod tests {
         Timestamp::from_unix_millis(millis)
     }
 
+    fn by(owner: u64, candidate: Candidate) -> Candidacy {
+        Candidacy {
+            owner,
+            candidate,
+            configuration: 1,
+            number: owner,
+        }
+    }
+
     fn term(leadership: Leadership) -> Option<u32> {
         match leadership {
             Leadership::Leader { term } => Some(term),
@@ -159,7 +200,7 @@ mod tests {
     fn one_leads_until_its_heartbeat_is_too_old() {
         let store = MemorySharedData::new();
         let run = |owner, candidate, now| {
-            term(lead(&store, owner, candidate, at(now), TIMEOUT, true).unwrap())
+            term(lead(&store, by(owner, candidate), at(now), TIMEOUT, true).unwrap())
         };
         let worker = Candidate::Worker;
         assert_eq!(run(1, worker, 0), Some(1));
@@ -179,11 +220,54 @@ mod tests {
     }
 
     #[test]
+    fn of_two_alike_the_one_of_the_newer_configuration_leads() {
+        for candidate in [Candidate::Worker, Candidate::Singleton] {
+            let store = MemorySharedData::new();
+            let run = |owner, configuration, number| {
+                let by = Candidacy {
+                    owner,
+                    candidate,
+                    configuration,
+                    number,
+                };
+                term(lead(&store, by, at(0), TIMEOUT, true).unwrap())
+            };
+            assert_eq!(run(1, 1, 1), Some(1));
+            assert_eq!(run(2, 1, 2), None, "of the same configuration");
+            assert_eq!(run(3, 2, 3), Some(2));
+            assert_eq!(run(1, 1, 1), None, "the older gives up");
+            assert_eq!(run(2, 1, 2), None);
+            assert_eq!(run(4, 2, 4), None, "of the same configuration");
+            assert_eq!(run(5, 1, 3), None, "no newer");
+            assert_eq!(run(6, 1, 5), Some(3), "back to the first configuration");
+        }
+    }
+
+    #[test]
+    fn a_newer_configuration_does_not_push_a_singleton_out() {
+        let store = MemorySharedData::new();
+        let run = |owner, candidate, configuration| {
+            let by = Candidacy {
+                configuration,
+                ..by(owner, candidate)
+            };
+            term(lead(&store, by, at(0), TIMEOUT, true).unwrap())
+        };
+        assert_eq!(run(5, Candidate::Worker, 1), Some(1));
+        assert_eq!(
+            run(4, Candidate::Singleton, 2),
+            Some(2),
+            "an older one, too"
+        );
+        assert_eq!(run(6, Candidate::Worker, 3), None);
+    }
+
+    #[test]
     fn a_heartbeat_that_is_as_old_as_the_timeout_still_holds() {
         for now in [4_000, -4_000] {
             let store = MemorySharedData::new();
             let run = |owner, now| {
-                lead(&store, owner, Candidate::Worker, at(now), TIMEOUT, true).unwrap()
+                lead(&store, by(owner, Candidate::Worker), at(now), TIMEOUT, true).unwrap()
             };
             assert_eq!(term(run(1, 0)), Some(1));
             assert_eq!(run(2, now), Leadership::Follower { vacant: false }, "{now}");
@@ -194,7 +278,7 @@ mod tests {
     fn a_leader_writes_its_heartbeat_four_times_a_timeout() {
         let store = MemorySharedData::new();
         let writes_after = |now| {
-            let leads = lead(&store, 1, Candidate::Worker, at(now), TIMEOUT, true).unwrap();
+            let leads = lead(&store, by(1, Candidate::Worker), at(now), TIMEOUT, true).unwrap();
             assert_eq!(term(leads), Some(1));
             store.writes()
         };
@@ -209,7 +293,7 @@ mod tests {
     #[test]
     fn a_vacant_place_is_left_where_it_may_not_be_taken() {
         let store = MemorySharedData::new();
-        let run = |take| lead(&store, 1, Candidate::Worker, at(0), TIMEOUT, take).unwrap();
+        let run = |take| lead(&store, by(1, Candidate::Worker), at(0), TIMEOUT, take).unwrap();
         assert_eq!(run(false), Leadership::Follower { vacant: true });
         assert_eq!(run(true), Leadership::Leader { term: 1 });
     }
@@ -220,7 +304,8 @@ mod tests {
         for octets in [&b"x"[..], &[1; 30], &[1, 2, 3]] {
             store.set(KEY, octets, None).unwrap();
             assert!(
-                term(lead(&store, 1, Candidate::Worker, at(0), TIMEOUT, true).unwrap()).is_some()
+                term(lead(&store, by(1, Candidate::Worker), at(0), TIMEOUT, true).unwrap())
+                    .is_some()
             );
         }
     }
@@ -229,8 +314,7 @@ mod tests {
     fn reading_cut_octets_is_an_error() {
         let lease = Lease {
             term: 7,
-            owner: 9,
-            candidate: Candidate::Singleton,
+            by: by(9, Candidate::Singleton),
             heartbeat: at(-3),
         };
         let octets = lease.encode();

@@ -42,7 +42,7 @@ mod write;
 
 pub use control::{Control, History, MAX_REGISTRY_NAME_OCTETS, RegistryAddress};
 pub use heard::Heard;
-pub use lease::{Candidate, Leadership, lead};
+pub use lease::{Candidacy, Candidate, Leadership, lead};
 pub use memory::MemorySharedData;
 pub use read::{Cache, CacheAnswer, Kept, View};
 pub use shared_data::{CacheError, SharedData, SharedDataError};

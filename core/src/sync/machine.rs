@@ -5,7 +5,7 @@ use super::random::Random;
 use super::settings::{FetchId, SyncAction, SyncLogLevel, SyncResponse, SyncSettings};
 use crate::binding::BindingState;
 use crate::cache::{
-    CacheError, Candidate, Control, History, Leadership, SharedData, Writer, lead,
+    CacheError, Candidacy, Candidate, Control, History, Leadership, SharedData, Writer, lead,
 };
 use crate::latest::{Latest, STEP_BACK_TOLERANCE};
 use crate::feed::{Cursor, FeedError, FeedPage, history_of};
@@ -31,7 +31,7 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub struct Synchroniser {
     settings: SyncSettings,
-    owner: u64,
+    candidacy: Candidacy,
     random: Random,
     started: Option<Timestamp>,
     leading: Option<Leading>,
@@ -115,10 +115,17 @@ impl Trouble {
 impl Synchroniser {
     /// A synchroniser that has not begun. `seed` is different for each one in an Envoy, and not to
     /// be guessed by devices: it names the leader, spreads the pauses and keys the cache's hash.
-    pub fn new(settings: SyncSettings, seed: u64) -> Self {
+    /// `number` is higher than that of each one that began before: a new configuration goes before
+    /// an older one.
+    pub fn new(settings: SyncSettings, seed: u64, number: u64) -> Self {
         let mut random = Random(seed);
         Self {
-            owner: random.next(),
+            candidacy: Candidacy {
+                owner: random.next(),
+                candidate: settings.candidate,
+                configuration: settings.fingerprint(),
+                number,
+            },
             random,
             started: None,
             leading: None,
@@ -189,8 +196,7 @@ impl Synchroniser {
         }
         let leadership = lead(
             store,
-            self.owner,
-            self.settings.candidate,
+            self.candidacy,
             now,
             self.settings.lease_timeout,
             take_vacant,
@@ -203,7 +209,7 @@ impl Synchroniser {
             Leadership::Leader { term } => self.lead_in(term, actions),
         }
         self.notice_a_step_back(now);
-        self.adopt(now, store)?;
+        self.adopt(now, store, actions)?;
         self.give_up_late_flight(now)?;
         self.apply_step(now, store, actions)?;
         self.ask(now, store, actions)?;
@@ -235,7 +241,12 @@ impl Synchroniser {
     }
 
     /// Takes over what the last leader left, or makes the cache.
-    fn adopt(&mut self, now: Timestamp, store: &impl SharedData) -> Result<(), Trouble> {
+    fn adopt(
+        &mut self,
+        now: Timestamp,
+        store: &impl SharedData,
+        actions: &mut Vec<SyncAction>,
+    ) -> Result<(), Trouble> {
         let hash_key = self.random.next();
         let settings = &self.settings;
         let Some(leading) = self.leading.as_mut().filter(|l| !l.adopted) else {
@@ -246,7 +257,7 @@ impl Synchroniser {
             Err(CacheError::Unavailable(_)) => writer.create(settings.capacity, hash_key, now)?,
             other => drop(other?),
         }
-        writer.update(|control| {
+        let outgrown = writer.update(|control| {
             // What the last leader wrote in the middle of a page was not announced.
             control.changes = control.changes.saturating_add(1);
             control.registry = Some(settings.registry.clone());
@@ -260,8 +271,20 @@ impl Synchroniser {
                 control.reload |= is_other(active) || more_room;
             }
             control.capacity = settings.capacity;
-            Ok(())
+            let fits = control.has_buckets_for(settings.capacity);
+            Ok((!fits).then(|| control.buckets()))
         })?;
+        if let Some(buckets) = outgrown {
+            let capacity = settings.capacity;
+            warn(
+                actions,
+                format!(
+                    "bindings.capacity is {capacity}, but the cache was made for fewer and keeps \
+                     its {buckets} buckets: every lookup reads a longer one; start Envoy anew, or \
+                     give the plug-ins another vm_id, to have it made for {capacity}"
+                ),
+            );
+        }
         leading.adopted = true;
         Ok(())
     }

@@ -162,7 +162,7 @@ fn run(events: Vec<Event>) -> Result<(), TestCaseError> {
             Event::Wake => world.hung.clear(),
             Event::Restart(who) => {
                 seed += 1;
-                world.synchronisers[who] = Synchroniser::new(candidates[who].clone(), seed);
+                world.synchronisers[who] = Synchroniser::new(candidates[who].clone(), seed, seed);
             }
             Event::Step(millis) => {
                 let now = world.now.unix_millis() + millis;

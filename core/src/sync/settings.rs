@@ -1,5 +1,7 @@
 use core::time::Duration;
 
+use sha2::{Digest, Sha256};
+
 use crate::cache::{Candidate, RegistryAddress};
 
 /// How a synchroniser works.
@@ -53,6 +55,33 @@ impl SyncSettings {
             backoff_max: Duration::from_secs(10),
             reload_interval: Duration::from_secs(30),
         }
+    }
+}
+
+impl SyncSettings {
+    /// The same for all synchronisers that the same configuration has made.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let Self {
+            registry,
+            preload,
+            capacity,
+            wait,
+            ..
+        } = self;
+        let RegistryAddress { cluster, authority } = registry;
+        let octets = [
+            cluster.as_bytes(),
+            b"\0",
+            authority.as_bytes(),
+            &[u8::from(*preload)],
+            &capacity.to_le_bytes(),
+            &wait.as_secs().to_le_bytes(),
+        ]
+        .concat();
+        let digest = <[u8; 32]>::from(Sha256::digest(octets));
+        digest
+            .first_chunk()
+            .map_or(0, |first| u64::from_le_bytes(*first))
     }
 }
 

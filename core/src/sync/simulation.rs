@@ -200,7 +200,7 @@ impl World {
             network: Network::Up,
             synchronisers: (1..)
                 .zip(settings)
-                .map(|(seed, settings)| Synchroniser::new(settings, seed))
+                .map(|(seed, settings)| Synchroniser::new(settings, seed, seed))
                 .collect(),
             hung: Vec::new(),
             calls: Vec::new(),

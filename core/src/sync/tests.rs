@@ -8,7 +8,8 @@ use super::simulation::{Network, Registry, TICK, World, device, settings};
 use super::{FetchId, SyncAction, SyncLogLevel, SyncResponse, Synchroniser};
 use crate::binding::BindingState::{self, Active, Revoked, Suspended, Unrecognised};
 use crate::cache::{
-    Cache, CacheAnswer, Candidate, Heard, Kept, MemorySharedData, SharedData, SharedDataError,
+    Cache, CacheAnswer, Candidate, Heard, Kept, MemorySharedData, SharedData,
+    SharedDataError,
 };
 use crate::deny::Unavailable;
 use crate::feed::{FEED_VERSION, FeedHeader, LookupAnswer};
@@ -443,7 +444,7 @@ fn a_worker_gives_way_to_a_singleton() {
 #[test]
 fn a_leader_that_takes_over_in_the_middle_of_a_history_goes_on_with_it() {
     let mut world = World::new(vec![settings(Candidate::Worker); 2]).with_devices(20_000);
-    world.synchronisers[0] = super::Synchroniser::new(settings(Candidate::Singleton), 9);
+    world.synchronisers[0] = super::Synchroniser::new(settings(Candidate::Singleton), 9, 9);
     world.registry.forced_limit = Some(30);
     world.step();
     let half = world.view().loading().unwrap().records;
@@ -469,9 +470,67 @@ fn more_devices_than_fit_are_said_once_and_never_taken_for_unknown() {
     assert_eq!(world.look(5_000), full);
     // A larger configuration reads the history again.
     small.capacity = 1_000;
-    world.synchronisers = vec![super::Synchroniser::new(small, 77)];
+    world.synchronisers = vec![super::Synchroniser::new(small, 77, 77)];
     world.run(Duration::from_mins(1));
     assert!(world.agrees());
+}
+
+#[test]
+fn a_larger_capacity_that_makes_no_more_buckets_is_said() {
+    let mut larger = settings(Candidate::Singleton);
+    let mut world = World::one().with_devices(10);
+    world.run(SECOND);
+    let buckets = world.view().control().buckets();
+    // 10,000 devices have 1,024 buckets, and 16,384 would have no more.
+    for (number, capacity, said) in [
+        (10, 5_000, 0),
+        (11, 16_384, 0),
+        (12, 16_385, 1),
+        (13, 16_385, 2),
+    ] {
+        larger.capacity = capacity;
+        world.synchronisers = vec![super::Synchroniser::new(larger.clone(), number, number)];
+        world.run(10 * SECOND);
+        assert!(world.synchronisers[0].is_leader());
+        assert_eq!(
+            world.logged("the cache was made for fewer"),
+            said,
+            "{capacity}"
+        );
+        assert_eq!(world.view().control().buckets(), buckets);
+        assert_eq!(world.view().control().capacity, capacity);
+    }
+    let warned = |(level, line): &(SyncLogLevel, String)| {
+        *level == SyncLogLevel::Warn && line.contains("keeps its 1024 buckets")
+    };
+    assert_eq!(world.log.iter().filter(|line| warned(line)).count(), 2);
+    assert!(world.agrees());
+}
+
+#[test]
+fn a_synchroniser_of_a_newer_configuration_takes_over_at_once() {
+    let old = settings(Candidate::Worker);
+    let mut new = old.clone();
+    new.registry.authority = "registry-2.example".into();
+    let mut world = World::new(vec![old; 2]).with_devices(10);
+    world.run(8 * SECOND);
+    assert!(world.agrees());
+    world.synchronisers.push(Synchroniser::new(new, 3, 3));
+    world.registry.set(3, Suspended);
+    world.step();
+    world.step();
+    let leaders: Vec<_> = world
+        .synchronisers
+        .iter()
+        .map(Synchroniser::is_leader)
+        .collect();
+    assert_eq!(leaders, [false, false, true]);
+    assert_eq!(
+        world.view().registry().unwrap().authority,
+        "registry-2.example"
+    );
+    assert!(world.agrees());
+    assert_eq!(world.logged("another synchroniser has taken over"), 1);
 }
 
 #[test]
@@ -510,10 +569,14 @@ fn another_way_of_keeping_bindings_begins_anew_with_the_cache_that_is_there() {
     world.run(SECOND);
     let mut demand = settings(Candidate::Singleton);
     demand.preload = false;
-    world.synchronisers = vec![super::Synchroniser::new(demand, 5)];
+    world.synchronisers = vec![super::Synchroniser::new(demand, 5, 5)];
     world.run(7 * SECOND);
     assert_eq!(world.look(5), CacheAnswer::Pending);
-    world.synchronisers = vec![super::Synchroniser::new(settings(Candidate::Singleton), 6)];
+    world.synchronisers = vec![super::Synchroniser::new(
+        settings(Candidate::Singleton),
+        6,
+        6,
+    )];
     world.run(Duration::from_mins(1));
     assert!(world.agrees());
 }
@@ -661,7 +724,7 @@ fn what_a_leader_wrote_and_could_not_tell_of_is_told_of_by_the_next() {
     world.registry.set(3, Suspended);
     let now = world.now;
     let (status, body) = world.registry.answer(&path, 30 * SECOND, now).unwrap();
-    let mut singleton = Synchroniser::new(settings(Candidate::Singleton), 77);
+    let mut singleton = Synchroniser::new(settings(Candidate::Singleton), 77, 77);
     let store = Interrupted {
         inner: &world.store,
         other: RefCell::new(Some(&mut singleton)),
