@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use medbind_core::binding::Binding;
-use medbind_core::cache::{Cache, CacheAnswer, Heard, SharedData, SharedDataError, View};
+use medbind_core::cache::{Cache, CacheAnswer, Changed, Heard, SharedData, SharedDataError, View};
 use medbind_core::decision::{Bindings, Lookup};
 use medbind_core::deny::Unavailable;
 use medbind_core::identity::DeviceId;
@@ -36,13 +36,20 @@ const fn shared_data_error(error: HostError) -> SharedDataError {
     }
 }
 
+/// A binding that was looked up.
+#[derive(Debug)]
+struct Known {
+    bucket: u32,
+    binding: Arc<Binding>,
+}
+
 /// What one worker knows of the cache: the control record as of the last tick, and the bindings
 /// that were looked up under it.
 #[derive(Debug)]
 pub struct LocalBindings {
     view: Result<View, Unavailable>,
     heard: Heard,
-    table: Table<DeviceId, Arc<Binding>>,
+    table: Table<DeviceId, Known>,
     max_clock_skew: Duration,
 }
 
@@ -58,25 +65,25 @@ impl LocalBindings {
         }
     }
 
-    /// Reads the control record. `true` where what was looked up before may hold no more; it is
-    /// forgotten then.
-    pub fn refresh(&mut self, host: &impl Host) -> bool {
+    /// Reads the control record. Gives where what was looked up before may hold no more; it is
+    /// forgotten.
+    pub fn refresh(&mut self, host: &impl Host) -> Changed {
         let view = Cache::new(&Shared(host)).view();
-        // The number of changes begins anew where the cache was made anew; its generations do not.
-        let seen = |view: &Result<View, Unavailable>| match view {
-            Ok(view) => Ok((
-                view.change_counter(),
-                view.active().map(|history| history.generation),
-            )),
-            Err(reason) => Err(*reason),
+        let changed = match (&view, &self.view) {
+            (Ok(view), Ok(before)) => view.changed_since(before),
+            (Err(reason), Err(before)) if reason == before => Changed::Nothing,
+            (Ok(_) | Err(_), _) => Changed::Everything,
         };
-        let changed = seen(&view) != seen(&self.view);
         if let Ok(view) = &view {
             self.heard.tick(view, host.now());
         }
         self.view = view;
-        if changed {
-            self.table.clear();
+        match &changed {
+            Changed::Nothing => {}
+            Changed::Buckets(buckets) => {
+                self.table.retain(|known| !buckets.contains(known.bucket));
+            }
+            Changed::Everything => self.table.clear(),
         }
         changed
     }
@@ -123,8 +130,8 @@ impl<H: Host> Bindings for LookIn<'_, H> {
         {
             return answer.clone();
         }
-        if let Some(binding) = self.local.table.get(device) {
-            return Lookup::Found(Arc::clone(binding));
+        if let Some(known) = self.local.table.get(device) {
+            return Lookup::Found(Arc::clone(&known.binding));
         }
         let view = match &self.local.view {
             Ok(view) => view,
@@ -132,11 +139,13 @@ impl<H: Host> Bindings for LookIn<'_, H> {
         };
         match Cache::new(&Shared(self.host)).lookup(view, device, now) {
             CacheAnswer::Found(binding) => {
-                let binding = Arc::new(binding);
-                self.local
-                    .table
-                    .insert(device.clone(), Arc::clone(&binding));
-                Lookup::Found(binding)
+                let known = Known {
+                    bucket: view.bucket_of(device),
+                    binding: Arc::new(binding),
+                };
+                let found = Lookup::Found(Arc::clone(&known.binding));
+                self.local.table.insert(device.clone(), known);
+                found
             }
             CacheAnswer::Absent => Lookup::Absent,
             CacheAnswer::Unavailable(reason) => Lookup::Unavailable(reason),

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
-use medbind_core::cache::{Cache, CacheError, Kept};
+use medbind_core::cache::{Cache, CacheError, Changed, Kept};
 use medbind_core::config::{GuardConfig, LogIdentifiers, Mode};
 use medbind_core::decision::{Decision, Denial, Lookup, Permit, decide, decide_again};
 use medbind_core::deny::{DenyReason, LookupFailure, Unavailable};
@@ -31,6 +31,10 @@ use crate::verifier::HostAlgorithms;
 /// second that a change may take, the feed's long poll needs next to nothing and this at most a
 /// tenth. A tick that finds nothing new costs one read of shared data.
 pub const TICK: Duration = Duration::from_millis(100);
+/// How many requests under way are decided again in one tick: some 10 ms of it. A change names the
+/// devices that it is about, so that this is enough for as many requests as there may be; where all
+/// have to be, those are the ones that wait their turn.
+const MOST_RECHECKS: usize = 1_024;
 /// How often the registry is asked on behalf of one request.
 const MOST_LOOKUPS: u8 = 3;
 
@@ -259,7 +263,7 @@ impl<H: Host> Guard<H> {
             let failed = Lookup::Failed(LookupFailure::Timeout);
             cut.extend(self.answered(&mut memory, &device, Some(&failed), now));
         }
-        cut.extend(self.recheck(&mut memory, changed, now));
+        cut.extend(self.recheck(&mut memory, &changed, now));
         // A reset may call back in at once.
         drop(memory);
         self.reset(&cut);
@@ -656,25 +660,35 @@ impl<H: Host> Guard<H> {
         cut
     }
 
-    /// Decides again for the requests under way, where something may have changed. Gives the
-    /// contexts that are to be reset.
-    fn recheck(&self, memory: &mut Memory, changed: bool, now: Timestamp) -> Vec<u32> {
-        if memory.live.is_empty() {
+    /// Decides again for the requests under way, where something may have changed: as many as a
+    /// tick has time for, what is known to have changed first. Gives the contexts that are to be
+    /// reset.
+    fn recheck(&self, memory: &mut Memory, changed: &Changed, now: Timestamp) -> Vec<u32> {
+        let Memory { bindings, live, .. } = memory;
+        if live.is_empty() {
             return Vec::new();
         }
         let max_stale = self.config.policy.max_stale();
-        let fresh = matches!(memory.bindings.freshness(now), Ok(age) if age <= max_stale);
-        if !changed && fresh && !memory.live.is_due(now) {
-            return Vec::new();
+        let fresh = matches!(bindings.freshness(now), Ok(age) if age <= max_stale);
+        if let (Changed::Buckets(buckets), Ok(view)) = (changed, bindings.view()) {
+            live.queue_first(&|one| {
+                one.devices()
+                    .any(|device| buckets.contains(view.bucket_of(device)))
+            });
         }
-        let contexts: Vec<u32> = memory.live.iter().map(|(context, _)| context).collect();
+        live.queue_ended(now);
+        if *changed == Changed::Everything || !fresh {
+            live.queue_all();
+        }
         let mut cut = Vec::new();
-        for context in contexts {
+        for _ in 0..MOST_RECHECKS {
+            let Some(context) = memory.live.take_next() else {
+                break;
+            };
             if self.recheck_one(memory, context, None, now) {
                 cut.push(context);
             }
         }
-        memory.live.count_down();
         cut
     }
 
@@ -694,8 +708,10 @@ impl<H: Host> Guard<H> {
         let facts = one.asked.facts();
         let denial = match decide_again(&one.permit, policy, &facts, &mut bindings, now) {
             Decision::Permit(permit) => {
+                let end = permit.valid_until();
                 one.permit = permit;
                 one.asked.lookups = 0;
+                memory.live.ends(end);
                 return false;
             }
             Decision::Deny(denial) => denial,

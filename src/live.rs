@@ -1,8 +1,9 @@
-//! Which requests are under way on a permit that may end?
+//! Which requests are under way on a permit that may end, and which of them are to be decided again?
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
-use medbind_core::decision::Permit;
+use medbind_core::decision::{Peer, Permit};
+use medbind_core::identity::DeviceId;
 use medbind_core::time::Timestamp;
 
 use crate::asked::Asked;
@@ -16,10 +17,42 @@ pub struct UnderWay {
     pub permit: Permit,
 }
 
+impl UnderWay {
+    /// The devices whose bindings were looked up for it: the permit's, and the peer's.
+    pub fn devices(&self) -> impl Iterator<Item = &DeviceId> {
+        let of_permit = self.permit.device();
+        let of_peer = match &*self.asked.peer {
+            Peer::Verified(peer) => Some(peer.device()).filter(|own| Some(*own) != of_permit),
+            Peer::Refused(_) | Peer::None => None,
+        };
+        of_permit.into_iter().chain(of_peer)
+    }
+}
+
+/// Whether a request is to be decided again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    No,
+    /// After those that go first.
+    Later,
+    First,
+}
+
+#[derive(Debug)]
+struct Stream {
+    under_way: UnderWay,
+    turn: Turn,
+}
+
 /// The permitted requests of one worker whose permit stands on a binding or ends by itself.
+///
+/// Those that are to be decided again stand in two queues, at most once in each, so that a tick can
+/// take as many as it has time for: what is known to have changed goes first.
 #[derive(Debug)]
 pub struct Live {
-    streams: HashMap<u32, UnderWay>,
+    streams: HashMap<u32, Stream>,
+    first: VecDeque<u32>,
+    later: VecDeque<u32>,
     /// No permit ends by itself before this.
     due: Timestamp,
 }
@@ -28,6 +61,8 @@ impl Default for Live {
     fn default() -> Self {
         Self {
             streams: HashMap::new(),
+            first: VecDeque::new(),
+            later: VecDeque::new(),
             due: Timestamp::MAX,
         }
     }
@@ -36,39 +71,84 @@ impl Default for Live {
 impl Live {
     /// A request was permitted.
     pub fn insert(&mut self, context: u32, under_way: UnderWay) {
-        self.due = self.due.min(under_way.permit.valid_until());
-        self.streams.insert(context, under_way);
+        self.ends(under_way.permit.valid_until());
+        let stream = Stream {
+            under_way,
+            turn: Turn::No,
+        };
+        self.streams.insert(context, stream);
+    }
+
+    /// A permit ends by itself at `end`: to be told where one is replaced.
+    pub fn ends(&mut self, end: Timestamp) {
+        self.due = self.due.min(end);
     }
 
     /// It ended.
     pub fn remove(&mut self, context: u32) -> Option<UnderWay> {
-        self.streams.remove(&context)
+        let ended = self.streams.remove(&context);
+        if self.streams.is_empty() {
+            self.first.clear();
+            self.later.clear();
+        }
+        ended.map(|one| one.under_way)
     }
 
     /// One of them.
     pub fn get(&self, context: u32) -> Option<&UnderWay> {
-        self.streams.get(&context)
+        self.streams.get(&context).map(|one| &one.under_way)
     }
 
     /// One of them, to be changed.
     pub fn get_mut(&mut self, context: u32) -> Option<&mut UnderWay> {
-        self.streams.get_mut(&context)
+        self.streams.get_mut(&context).map(|one| &mut one.under_way)
     }
 
-    /// Whether a permit may have ended by itself.
-    pub fn is_due(&self, now: Timestamp) -> bool {
-        now >= self.due
+    /// Those that `changed` names are to be decided again, before others.
+    pub fn queue_first(&mut self, changed: &dyn Fn(&UnderWay) -> bool) {
+        for (context, one) in &mut self.streams {
+            if one.turn != Turn::First && changed(&one.under_way) {
+                one.turn = Turn::First;
+                self.first.push_back(*context);
+            }
+        }
     }
 
-    /// Sets anew when the next permit ends by itself, after those that have are gone.
-    pub fn count_down(&mut self) {
-        let ends = self.streams.values().map(|one| one.permit.valid_until());
-        self.due = ends.min().unwrap_or(Timestamp::MAX);
+    /// Those whose permit has ended by itself are to be decided again, before others.
+    pub fn queue_ended(&mut self, now: Timestamp) {
+        if now < self.due {
+            return;
+        }
+        self.queue_first(&|one| now >= one.permit.valid_until());
+        let ends = self.streams.values();
+        let ends = ends.map(|one| one.under_way.permit.valid_until());
+        self.due = ends
+            .filter(|end| now < *end)
+            .min()
+            .unwrap_or(Timestamp::MAX);
     }
 
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, &UnderWay)> {
-        self.streams.iter().map(|(context, one)| (*context, one))
+    /// All are to be decided again: each once, those that wait for it already in their place.
+    pub fn queue_all(&mut self) {
+        for (context, one) in &mut self.streams {
+            if one.turn == Turn::No {
+                one.turn = Turn::Later;
+                self.later.push_back(*context);
+            }
+        }
+    }
+
+    /// The next that is to be decided again; it is its turn no more.
+    pub fn take_next(&mut self) -> Option<u32> {
+        while let Some(context) = self.first.pop_front().or_else(|| self.later.pop_front()) {
+            if let Some(one) = self.streams.get_mut(&context)
+                && one.turn != Turn::No
+            {
+                one.turn = Turn::No;
+                return Some(context);
+            }
+        }
+        None
     }
 
     /// How many there are.

@@ -87,6 +87,28 @@ impl<K: Clone + Eq + Hash, V> Table<K, V> {
         None
     }
 
+    /// Forgets what `keep` does not want.
+    pub fn retain(&mut self, keep: impl Fn(&V) -> bool) {
+        let mut place = 0_usize;
+        while let Some(entry) = self.entries.get(place) {
+            if keep(&entry.value) {
+                place = place.saturating_add(1);
+                continue;
+            }
+            self.places.remove(&entry.key);
+            self.entries.swap_remove(place);
+            // The last one stands there now.
+            if let Some(moved) = self.entries.get(place)
+                && let Some(known) = self.places.get_mut(&moved.key)
+            {
+                *known = place;
+            }
+        }
+        if self.hand >= self.entries.len() {
+            self.hand = 0;
+        }
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.places.clear();
@@ -144,6 +166,27 @@ mod tests {
         table.clear();
         assert!(table.is_empty());
         assert_eq!(table.get("a"), None);
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_forgotten_and_nothing_else() {
+        let mut table = Table::new(8);
+        for key in 0..8 {
+            table.insert(key, key);
+        }
+        table.hand = 7;
+        table.retain(|value| value % 3 == 1);
+        assert_eq!((table.len(), table.hand), (3, 0));
+        for key in 0..8 {
+            assert_eq!(table.get(&key).copied(), (key % 3 == 1).then_some(key));
+        }
+        for key in 10..18 {
+            table.insert(key, key);
+            assert_eq!(table.get(&key), Some(&key));
+        }
+        assert_eq!((table.len(), table.places.len()), (8, 8));
+        table.retain(|_| false);
+        assert!(table.is_empty() && table.places.is_empty());
     }
 
     #[test]

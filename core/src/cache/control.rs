@@ -3,6 +3,7 @@
 use core::fmt;
 use core::str::FromStr;
 
+use super::changes::Changes;
 use super::codec::{Corrupt, Reader, put_text, put_varint};
 use super::shared_data::{CacheError, SharedData, update};
 use crate::deny::Unavailable;
@@ -20,7 +21,7 @@ const FEWEST_BUCKET_BITS: u8 = 4;
 const MOST_BUCKET_BITS: u8 = 22;
 
 /// How the synchroniser reaches the registry, for guards whose configuration does not say it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistryAddress {
     /// The name of the Envoy cluster.
     pub cluster: String,
@@ -91,8 +92,8 @@ pub struct Control {
     pub last_ok: Option<Timestamp>,
     /// The registry's clock less this one, in milliseconds, at the last answer.
     pub clock_offset_millis: i64,
-    /// Goes up with each write that changed what readers may see.
-    pub changes: u64,
+    /// The writes that changed what readers may see.
+    pub changes: Changes,
     /// Records of unknown kind, state or form that were met, in all.
     pub unrecognised: u64,
     /// Whether the history is to be read again, because something in it could not be followed.
@@ -119,7 +120,7 @@ impl Control {
             loading: None,
             last_ok: None,
             clock_offset_millis: 0,
-            changes: 0,
+            changes: Changes::default(),
             unrecognised: 0,
             reload: false,
             sweeping: false,
@@ -139,19 +140,19 @@ impl Control {
 
     /// The bucket of a device's canonical text: SipHash-1-3 with a key of this cache's own, so
     /// that who can choose serials cannot choose buckets.
-    pub(super) fn bucket_of(&self, device: &[u8]) -> u32 {
+    pub(crate) fn bucket_of(&self, device: &[u8]) -> u32 {
         let hash = siphasher::sip::SipHasher13::new_with_keys(self.hash_key, 0).hash(device);
         let mask = u64::from(self.buckets().wrapping_sub(1));
         u32::try_from(hash & mask).unwrap_or_default()
     }
 
-    /// The generations that are in use; 0 for none.
-    pub(super) fn live(&self) -> [u32; 2] {
     /// Whether the buckets there are are as many as a cache for so many devices would have.
     pub(crate) fn has_buckets_for(&self, capacity: u32) -> bool {
         bucket_bits(capacity) <= self.bucket_bits
     }
 
+    /// The generations that are in use; 0 for none.
+    pub(super) fn live(&self) -> [u32; 2] {
         let number = |history: &Option<History>| history.as_ref().map_or(0, |h| h.generation);
         [number(&self.active), number(&self.loading)]
     }
@@ -164,6 +165,8 @@ impl Control {
     }
 
     /// The compact form.
+    // Once in the module, not once for each kind of change.
+    #[inline(never)]
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut to = Vec::with_capacity(256);
         to.push(VERSION);
@@ -178,7 +181,7 @@ impl Control {
             to.extend_from_slice(&at.unix_millis().to_le_bytes());
         });
         to.extend_from_slice(&self.clock_offset_millis.to_le_bytes());
-        put_varint(&mut to, self.changes);
+        self.changes.encode(&mut to);
         put_varint(&mut to, self.unrecognised);
         to.push(u8::from(self.reload));
         to.push(u8::from(self.sweeping));
@@ -190,6 +193,7 @@ impl Control {
     }
 
     /// Reads the compact form: what is missing, too much or out of bounds is an error.
+    #[inline(never)]
     pub(super) fn decode(octets: &[u8]) -> Result<Self, Corrupt> {
         let mut from = Reader::new(octets);
         if from.u8()? != VERSION {
@@ -207,7 +211,7 @@ impl Control {
                 from.i64().map(Timestamp::from_unix_millis)
             })?,
             clock_offset_millis: from.i64()?,
-            changes: from.varint()?,
+            changes: Changes::decode(&mut from)?,
             unrecognised: from.varint()?,
             reload: from.flag()?,
             sweeping: from.flag()?,
@@ -386,6 +390,8 @@ mod tests {
         control.loading = Some(History::new(control.next_generation().unwrap(), false));
         control.last_ok = Some(now);
         control.clock_offset_millis = -20;
+        control.changes.tell_everything();
+        control.changes.tell(&[3, 70_000].into_iter().collect());
         control.registry = Some(RegistryAddress {
             cluster: "registry".into(),
             authority: "registry.example".into(),

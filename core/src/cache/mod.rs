@@ -26,10 +26,14 @@
 //! other, which is given it too: whatever the feed tells of raises the number of changes, also where
 //! the octets stand there already.
 //!
+//! **A change** names the buckets that it is in ([`Changes`]), so that a worker looks up again what
+//! may have changed, and no more. A change that is in many, or that cannot be told, is in all.
+//!
 //! **Trust.** Whatever runs under the same `vm_id` can write here. Octets that are not of this
 //! layout are never guessed at: they read as "unavailable", never as an answer.
 
 mod bucket;
+mod changes;
 mod codec;
 mod control;
 mod heard;
@@ -40,6 +44,7 @@ mod record;
 mod shared_data;
 mod write;
 
+pub use changes::{Buckets, Changed, Changes};
 pub use control::{Control, History, MAX_REGISTRY_NAME_OCTETS, RegistryAddress};
 pub use heard::Heard;
 pub use lease::{Candidacy, Candidate, Leadership, lead};

@@ -1,6 +1,7 @@
 use core::time::Duration;
 
 use super::bucket::{self, Found, Inserted};
+use super::changes::Changed;
 use super::control::{Control, History, RegistryAddress};
 use super::record::Content;
 use super::shared_data::{CacheError, SharedData};
@@ -9,8 +10,8 @@ use crate::binding::Binding;
 use crate::deny::Unavailable;
 use crate::feed::{FeedId, LookupAnswer};
 use crate::identity::DeviceId;
-use crate::time::Timestamp;
 use crate::latest::STEP_BACK_TOLERANCE;
+use crate::time::Timestamp;
 
 /// The cache, as a worker reads it.
 #[derive(Debug)]
@@ -80,7 +81,27 @@ impl View {
     /// Goes up whenever something that readers may have kept has changed: what was looked up under
     /// another number is to be looked up again.
     pub const fn change_counter(&self) -> u64 {
-        self.control.changes
+        self.control.changes.count()
+    }
+
+    /// What may have changed since `earlier` was read: what was kept of it is to be looked up again.
+    pub fn changed_since(&self, earlier: &Self) -> Changed {
+        let (now, then) = (&self.control, &earlier.control);
+        let generation = |view: &Self| view.active().map(|history| history.generation);
+        // The number of changes begins anew where the cache was made anew.
+        let is_same = now.hash_key == then.hash_key
+            && now.bucket_bits == then.bucket_bits
+            && generation(self) == generation(earlier);
+        if is_same {
+            now.changes.since(then.changes.count())
+        } else {
+            Changed::Everything
+        }
+    }
+
+    /// The bucket of a device, as [`Changed`] names it.
+    pub fn bucket_of(&self, device: &DeviceId) -> u32 {
+        self.control.bucket_of(device.as_str().as_bytes())
     }
 
     /// The history that answers.

@@ -85,7 +85,7 @@ impl<'s, S: SharedData> Edge<'s, S> {
                     history.over_capacity |= applied.left_out > 0;
                 }
             }
-            control.changes += 1;
+            control.changes.tell_everything();
             Ok(())
         })?;
         Ok(applied)

@@ -3,12 +3,11 @@ use core::time::Duration;
 use super::progress::{Outcome, Page, Step, record_step};
 use super::random::Random;
 use super::settings::{FetchId, SyncAction, SyncLogLevel, SyncResponse, SyncSettings};
-use crate::binding::BindingState;
 use crate::cache::{
     CacheError, Candidacy, Candidate, Control, History, Leadership, SharedData, Writer, lead,
 };
-use crate::latest::{Latest, STEP_BACK_TOLERANCE};
 use crate::feed::{Cursor, FeedError, FeedPage, history_of};
+use crate::latest::{Latest, STEP_BACK_TOLERANCE};
 use crate::time::Timestamp;
 
 /// The most records that are applied in one call.
@@ -259,7 +258,7 @@ impl Synchroniser {
         }
         let outgrown = writer.update(|control| {
             // What the last leader wrote in the middle of a page was not announced.
-            control.changes = control.changes.saturating_add(1);
+            control.changes.tell_everything();
             control.registry = Some(settings.registry.clone());
             let is_other = |h: &History| h.complete != settings.preload;
             if control.loading.as_ref().is_some_and(is_other) {
@@ -274,6 +273,7 @@ impl Synchroniser {
             let fits = control.has_buckets_for(settings.capacity);
             Ok((!fits).then(|| control.buckets()))
         })?;
+        leading.adopted = true;
         if let Some(buckets) = outgrown {
             let capacity = settings.capacity;
             warn(
@@ -285,7 +285,6 @@ impl Synchroniser {
                 ),
             );
         }
-        leading.adopted = true;
         Ok(())
     }
 
@@ -558,14 +557,14 @@ impl Synchroniser {
         let rest = page.bindings.get(page.applied..).unwrap_or_default();
         let part = rest.get(..RECORDS_A_STEP).unwrap_or(rest);
         let step = Step {
-            tells: !part.is_empty(),
-            revokes: part.iter().any(|b| b.state == BindingState::Revoked),
-            done: part.len() == rest.len(),
+            part,
             applied: writer.apply(&control, page.generation, part, now)?,
+            done: part.len() == rest.len(),
         };
         let (outcome, is_full) = writer.update(|control| record_step(control, page, step))?;
-        page.applied = page.applied.saturating_add(part.len());
-        if step.done {
+        let (length, done) = (part.len(), step.done);
+        page.applied = page.applied.saturating_add(length);
+        if done {
             leading.page = None;
         }
         match outcome {

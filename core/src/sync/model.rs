@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::Synchroniser;
 use super::simulation::{Network, Registry, World, settings};
 use crate::binding::{Binding, BindingState};
-use crate::cache::{CacheAnswer, Candidate};
+use crate::cache::{CacheAnswer, Candidate, Changed, View};
 
 const DEVICES: u64 = 30;
 
@@ -75,22 +75,28 @@ fn note(said: &mut Said, registry: &Registry) {
     }
 }
 
-/// A worker that keeps what it has found for as long as nothing is said to have changed.
+/// A worker that keeps what it has found for as long as its bucket is not said to have changed.
 #[derive(Default)]
 struct Keeper {
-    seen: Option<(u64, Option<u32>)>,
+    seen: Option<View>,
     found: BTreeMap<u64, Binding>,
 }
 
 impl Keeper {
     fn check(&mut self, world: &World) -> Result<(), TestCaseError> {
         let view = world.view();
-        let generation = view.active().map(|history| history.generation);
-        let seen = Some((view.change_counter(), generation));
-        if self.seen != seen {
-            self.seen = seen;
-            self.found.clear();
+        let changed = match &self.seen {
+            Some(seen) => view.changed_since(seen),
+            None => Changed::Everything,
+        };
+        match changed {
+            Changed::Nothing => {}
+            Changed::Buckets(buckets) => self
+                .found
+                .retain(|_, kept| !buckets.contains(view.bucket_of(&kept.device))),
+            Changed::Everything => self.found.clear(),
         }
+        self.seen = Some(view);
         for n in 0..DEVICES {
             let CacheAnswer::Found(found) = world.look(n) else {
                 prop_assert!(!self.found.contains_key(&n), "{n} is gone, unannounced");

@@ -1,7 +1,7 @@
 //! How a page, once applied, moves the control record on.
 
-use crate::binding::Binding;
-use crate::cache::{Applied, CacheError, Control};
+use crate::binding::{Binding, BindingState};
+use crate::cache::{Applied, Buckets, CacheError, Control};
 use crate::feed::FeedHeader;
 use crate::time::Timestamp;
 
@@ -20,12 +20,9 @@ pub(super) struct Page {
 
 /// One part of a page, applied.
 #[derive(Clone, Copy)]
-pub(super) struct Step {
+pub(super) struct Step<'p> {
+    pub(super) part: &'p [Binding],
     pub(super) applied: Applied,
-    /// Whether it holds any record.
-    pub(super) tells: bool,
-    /// Whether it holds one that is revoked.
-    pub(super) revokes: bool,
     pub(super) done: bool,
 }
 
@@ -41,7 +38,7 @@ pub(super) enum Outcome {
 pub(super) fn record_step(
     control: &mut Control,
     page: &Page,
-    step: Step,
+    step: Step<'_>,
 ) -> Result<(Outcome, bool), CacheError> {
     let is_load = control
         .loading
@@ -78,8 +75,14 @@ pub(super) fn record_step(
     }
     // Of a history that is being read, readers see nothing but what is revoked. And told is also
     // what was written already: by a leader that was superseded before it could tell of it.
-    if step.revokes || (step.tells && !is_load) {
-        control.changes = control.changes.saturating_add(1);
+    let mut told = Buckets::default();
+    for one in step.part {
+        if !told.is_full() && (!is_load || one.state == BindingState::Revoked) {
+            told.insert(control.bucket_of(one.device.as_str().as_bytes()));
+        }
+    }
+    if !told.is_empty() {
+        control.changes.tell(&told);
     }
     let lost = step.applied.corrupt > 0 && complete;
     if is_load && lost {
@@ -97,7 +100,7 @@ pub(super) fn record_step(
     control.active = control.loading.take();
     control.last_ok = (!page.header.more).then_some(page.received);
     control.sweeping = true;
-    control.changes = control.changes.saturating_add(1);
+    control.changes.tell_everything();
     let devices = control.active.as_ref().map_or(0, |active| active.records);
     Ok((Outcome::Switched { devices }, is_full))
 }

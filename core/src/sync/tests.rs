@@ -8,7 +8,7 @@ use super::simulation::{Network, Registry, TICK, World, device, settings};
 use super::{FetchId, SyncAction, SyncLogLevel, SyncResponse, Synchroniser};
 use crate::binding::BindingState::{self, Active, Revoked, Suspended, Unrecognised};
 use crate::cache::{
-    Cache, CacheAnswer, Candidate, Heard, Kept, MemorySharedData, SharedData,
+    Cache, CacheAnswer, Candidate, Changed, Heard, Kept, MemorySharedData, SharedData,
     SharedDataError,
 };
 use crate::deny::Unavailable;
@@ -531,6 +531,27 @@ fn a_synchroniser_of_a_newer_configuration_takes_over_at_once() {
     );
     assert!(world.agrees());
     assert_eq!(world.logged("another synchroniser has taken over"), 1);
+}
+
+#[test]
+fn what_the_feed_tells_of_is_named_by_its_buckets() {
+    let mut world = World::one().with_devices(5_000);
+    world.run(SECOND);
+    let before = world.view();
+    world.registry.set(7, Suspended);
+    world.registry.set(9_999, Active);
+    world.step();
+    let view = world.view();
+    let told = [7, 9_999].map(|n| view.bucket_of(&device(n)));
+    assert_eq!(
+        view.changed_since(&before),
+        Changed::Buckets(told.into_iter().collect())
+    );
+    assert_eq!(view.changed_since(&view), Changed::Nothing);
+    // A cache that was made anew has nothing to do with the old one.
+    world.store.set("mb1/c", b"garbage", None).unwrap();
+    world.run(SECOND);
+    assert_eq!(world.view().changed_since(&view), Changed::Everything);
 }
 
 #[test]

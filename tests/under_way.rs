@@ -1,0 +1,187 @@
+//! How much does one tick do, and how soon is a request cut, where thousands are under way?
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::{Edge, Setup, binding, seconds};
+use medbind_filter::testing::{FakeRequest, Fate, StreamId};
+use serde_json::json;
+
+/// As many as one tick decides again.
+const A_TICK: usize = 1_024;
+
+struct Crowd {
+    edge: Edge,
+    streams: Vec<StreamId>,
+}
+
+impl Crowd {
+    /// So many devices of one account, each with an event stream that the account has open.
+    fn new(count: usize) -> Self {
+        let mut edge = Edge::set_up(Setup {
+            capacity: 20_000,
+            ..Setup::default()
+        });
+        for number in 0..count {
+            edge.registry.put(&binding(&device(number), "active"));
+            // As many as one page of the feed holds.
+            if number % 1_000 == 999 {
+                edge.settle();
+            }
+        }
+        edge.settle();
+        let streams = (0..count)
+            .map(|number| {
+                let path = format!("/v1/devices/{}/events", device(number));
+                let request = FakeRequest::new("GET", &path);
+                let request = request.token("medbind", "https://login.example", "acc-1");
+                edge.guard.send(&request)
+            })
+            .collect();
+        let crowd = Self { edge, streams };
+        assert_eq!(crowd.under_way(), count);
+        crowd
+    }
+
+    fn under_way(&self) -> usize {
+        self.edge.guard.root().guard().unwrap().under_way()
+    }
+
+    /// The synchroniser writes what the registry has to tell; the guard has not seen it yet.
+    fn synchronise(&mut self) {
+        let edge = &mut self.edge;
+        edge.sync.tick();
+        for call in edge.sync.host().calls() {
+            let body = edge.registry.feed(&call.path, edge.world.now());
+            edge.sync.answer(&call, Some(200), &body);
+        }
+    }
+
+    /// A tick of the guard; gives how often shared data was read in it.
+    fn tick(&mut self) -> usize {
+        let before = self.edge.world.shared_reads();
+        self.edge.guard.tick();
+        usize::try_from(self.edge.world.shared_reads() - before).unwrap()
+    }
+
+    fn cut(&self) -> BTreeSet<usize> {
+        let streams = self.streams.iter().enumerate();
+        streams
+            .filter(|(_, stream)| self.edge.guard.fate(**stream) == Fate::Reset)
+            .map(|(number, _)| number)
+            .collect()
+    }
+}
+
+fn device(number: usize) -> String {
+    format!("acme:SN{number}")
+}
+
+#[test]
+fn of_ten_thousand_those_that_changed_are_cut_at_once_and_the_others_are_not_looked_at() {
+    let mut crowd = Crowd::new(10_000);
+    let before = crowd.tick();
+    for number in [3, 5_000, 9_999] {
+        let record = binding(&device(number), "suspended");
+        crowd.edge.registry.put(&record);
+    }
+    crowd.synchronise();
+    let reads = crowd.tick();
+    assert_eq!(crowd.cut(), BTreeSet::from([3, 5_000, 9_999]));
+    // The buckets of three devices, each with about 16.
+    assert!(reads < before + 150, "{reads}");
+}
+
+#[test]
+fn where_all_have_to_be_decided_again_a_tick_takes_some_and_every_one_has_its_turn() {
+    let mut crowd = Crowd::new(10_000);
+    let idle = crowd.tick();
+    // Another synchroniser cannot say what the last one had written: every device may have changed.
+    crowd.edge.world.pass(seconds(10));
+    let sync = common::sync_settings(true).to_string();
+    crowd.edge.sync = medbind_filter::testing::FakeEnvoy::start(&crowd.edge.world, &sync).unwrap();
+    crowd.synchronise();
+    let mut decided = 0;
+    let mut ticks = 0;
+    loop {
+        let reads = crowd.tick() - idle;
+        assert!(reads <= A_TICK, "{reads}");
+        decided += reads;
+        ticks += 1;
+        if reads == 0 {
+            break;
+        }
+        // Who changes in the meantime does not wait for its turn, and keeps nobody from it.
+        let number = 9_999 - ticks;
+        crowd
+            .edge
+            .registry
+            .put(&binding(&device(number), "revoked"));
+        crowd.synchronise();
+        crowd.tick();
+        assert!(crowd.cut().contains(&number), "{number}");
+        assert!(ticks < 10, "{ticks}");
+    }
+    assert!(decided >= 4_000, "{decided}");
+    assert_eq!(crowd.cut().len(), ticks - 1);
+    assert_eq!(crowd.under_way(), 10_000 - (ticks - 1));
+}
+
+#[test]
+fn where_the_registry_is_silent_for_too_long_all_are_cut_some_in_each_tick() {
+    let mut crowd = Crowd::new(3_000);
+    crowd.edge.world.pass(seconds(16 * 60));
+    for left in [3_000 - A_TICK, 3_000 - 2 * A_TICK, 0] {
+        crowd.tick();
+        assert_eq!(crowd.under_way(), left);
+    }
+    assert_eq!(crowd.cut().len(), 3_000);
+}
+
+#[test]
+fn a_token_that_ends_ends_its_requests_and_no_other_is_looked_at() {
+    let mut crowd = Crowd::new(100);
+    let end = crowd.edge.world.now().after(seconds(60));
+    let path = format!("/v1/devices/{}/events", device(7));
+    let request = FakeRequest::new("GET", &path)
+        .token("medbind", "https://login.example", "acc-1")
+        .token_ends("medbind", end);
+    let short = crowd.edge.guard.send(&request);
+    crowd.edge.world.pass(seconds(59));
+    let idle = crowd.tick();
+    assert!(crowd.edge.guard.fate(short).is_forwarded());
+    crowd.edge.world.pass(seconds(1));
+    assert_eq!(crowd.tick(), idle, "and its device is known");
+    assert_eq!(crowd.edge.guard.fate(short), Fate::Reset);
+    assert_eq!(crowd.under_way(), 100);
+}
+
+#[test]
+fn who_comes_and_goes_leaves_no_more_calls_behind_than_who_waits() {
+    let mut edge = Edge::set_up(Setup {
+        preload: false,
+        capacity: 1_000,
+        guard: json!({"bindings": {"max_waiting": 100, "max_waiting_per_device": 8}}),
+        ..Setup::default()
+    });
+    edge.settle();
+    edge.registry.put(&binding("acme:SN1", "active"));
+    let request = common::reading().certificate(&edge.maker.device("SN1"));
+    for _ in 0..1_000 {
+        let stream = edge.guard.send(&request);
+        edge.guard.end(stream);
+    }
+    let abandoned = edge.lookups();
+    assert_eq!(abandoned.len(), 8);
+    // The root context asks once for all of them; the answers to the others are nobody's.
+    edge.guard.tick();
+    let calls = edge.lookups();
+    assert_eq!(calls.len(), 9);
+    for call in &calls {
+        edge.answer_lookup(call);
+    }
+    assert!(edge.lookups().is_empty());
+    assert!(edge.guard.request(&request).is_forwarded());
+    assert!(edge.lookups().is_empty());
+}
