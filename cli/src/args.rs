@@ -20,6 +20,12 @@ Exit status:
   1  refused, or failed (explain: deny)
   2  wrong usage or configuration
 
+An error, with --json, is one object on standard error:
+  error        where, and what
+  code         the registry's, such as unknown_device, or null
+  retry_after  the seconds to wait before the next try, or null
+  next         what to do next, or null
+
 Environment:
   MEDBIND_REGISTRY     the registry's address, as --registry
   MEDBIND_CREDENTIALS  the directory with cert.pem, key.pem and ca.pem, as --credentials

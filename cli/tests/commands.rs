@@ -69,6 +69,10 @@ fn an_error_says_what_and_what_next_in_words_and_in_json() {
     let ran = desk.run(&["list", "--json"]).ended_with(2);
     let error: serde_json::Value = serde_json::from_str(&ran.err).unwrap();
     assert!(error["next"].as_str().unwrap().contains("--credentials"));
+    let help = desk.run(&["--help"]).ended_with(0).out;
+    for name in error.as_object().unwrap().keys() {
+        assert!(help.contains(&format!("\n  {name} ")), "{name} in {help}");
+    }
     desk.set("MEDBIND_CREDENTIALS", "nowhere");
     assert!(
         desk.run(&["list"])
