@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use medbind_registry::role::Role;
 use rcgen::string::PrintableString;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension,
     DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod,
-    KeyPair, KeyUsagePurpose, PublicKeyData, RevokedCertParams, SerialNumber, SubjectPublicKeyInfo,
+    KeyPair, KeyUsagePurpose, PublicKeyData, RevokedCertParams, SanType, SerialNumber,
+    SubjectPublicKeyInfo,
 };
 use rsa::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, EncodePublicKey as _};
 use rsa::signature::{RandomizedSigner as _, SignatureEncoding as _};
@@ -249,16 +251,29 @@ impl Authority {
     /// A certificate for a server with these DNS names or IP addresses, which can be shown as a
     /// client as well.
     pub fn issue_server(&self, names: &[&str]) -> Result<Identity> {
-        let mut params = CertificateParams::new(
-            names
-                .iter()
-                .map(|name| (*name).to_owned())
-                .collect::<Vec<_>>(),
-        )?;
+        let all = names.iter().map(|name| (*name).to_owned());
+        let params = CertificateParams::new(all.collect::<Vec<_>>())?;
+        self.issue_infrastructure(names.first().unwrap_or(&"server"), params)
+    }
+
+    /// A certificate for a client with this role.
+    pub fn issue_client(&self, role: &Role) -> Result<Identity> {
+        let mut params = CertificateParams::default();
+        if let Some(uri) = role.uri() {
+            params.subject_alt_names = vec![SanType::URI(uri.try_into()?)];
+        }
+        self.issue_infrastructure(&role.to_string(), params)
+    }
+
+    fn issue_infrastructure(
+        &self,
+        common_name: &str,
+        mut params: CertificateParams,
+    ) -> Result<Identity> {
         params.distinguished_name = DistinguishedName::new();
         params
             .distinguished_name
-            .push(DnType::CommonName, *names.first().unwrap_or(&"server"));
+            .push(DnType::CommonName, common_name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,

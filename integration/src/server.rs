@@ -11,9 +11,15 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use rustls::pki_types::CertificateDer;
+use medbind_registry::role::{Peer, Role};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
@@ -89,7 +95,9 @@ impl Drop for Server {
     }
 }
 
-/// The TLS of a server that takes no client without a certificate of the CA `clients`.
+/// The TLS of a server behind an edge: its clients' certificates are of the CA `clients`, and name
+/// the role of an edge, `urn:medbind:edge:*`. An operator's is of the same CA, and so is a
+/// service's.
 pub fn tls(identity: &Identity, clients: &CertificateDer<'static>) -> Result<ServerConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(clients.clone())?;
@@ -98,8 +106,56 @@ pub fn tls(identity: &Identity, clients: &CertificateDer<'static>) -> Result<Ser
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(EdgesAlone(verifier)))
         .with_single_cert(identity.chain.clone(), identity.private_key())?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// Takes from those whom the other verifier takes the edges alone.
+#[derive(Debug)]
+struct EdgesAlone(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for EdgesAlone {
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self.0.verify_client_cert(leaf, intermediates, now)?;
+        match Peer::from_certificate(leaf).map(|peer| peer.role) {
+            Ok(Role::Edge(_)) => Ok(verified),
+            // Fail closed: whoever else has a certificate of this CA.
+            Ok(Role::Operator(_) | Role::None) | Err(_) => {
+                Err(CertificateError::ApplicationVerificationFailure.into())
+            }
+        }
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, leaf, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, leaf, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
 }

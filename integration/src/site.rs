@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Result;
+use medbind_registry::role::Role;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -40,7 +41,8 @@ impl Site {
     pub fn new() -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("medbind-").tempdir()?;
         let infra_ca = Authority::new("medbind infrastructure")?;
-        let edge = infra_ca.issue_server(&[EDGE])?;
+        let server = infra_ca.issue_server(&[EDGE])?;
+        let edge = infra_ca.issue_client(&Role::Edge(EDGE.parse()?))?;
         let site = Self {
             folder,
             device_ca: Authority::new("Acme devices")?,
@@ -56,8 +58,8 @@ impl Site {
         )?;
         let lists = site.device_ca.revocation_list(&[])? + &site.other_ca.revocation_list(&[])?;
         site.write("device-ca.crl.pem", &lists)?;
-        site.write("server/cert.pem", &site.edge.pem())?;
-        site.write("server/key.pem", &site.edge.key_pem())?;
+        site.write("server/cert.pem", &server.pem())?;
+        site.write("server/key.pem", &server.key_pem())?;
         site.write("edge/cert.pem", &site.edge.pem())?;
         site.write("edge/key.pem", &site.edge.key_pem())?;
         site.write("edge/ca.pem", &site.infra_ca.pem())?;

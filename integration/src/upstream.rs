@@ -86,7 +86,7 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Starts it, for clients with a certificate of `clients` alone.
+    /// Starts it, for edges with a certificate of `clients` alone.
     pub async fn start(identity: &Identity, clients: &Authority) -> Result<Self> {
         let tls = server::tls(identity, clients.der())?;
         Self::serve(SocketAddr::from(([127, 0, 0, 1], 0)), tls).await
