@@ -1,7 +1,6 @@
 //! Which devices are there, and in which state? Both runners know the same.
 
 use medbind_core::binding::BindingState;
-use medbind_core::identity::DeviceId;
 use serde_json::{Value, json};
 
 /// One device of the registry.
@@ -26,22 +25,22 @@ pub const PIN: &str = "000000000000000000000000000000000000000000000000000000000
 /// The end of a binding that has ended.
 pub const ENDED: &str = "2020-01-01T00:00:00Z";
 
-/// Serials that a path, a topic or a header could be broken with. Text, since most sources hold
-/// nothing else.
-pub const ODD_SERIALS: [&str; 9] = [
-    "a/b",
-    ".",
-    "..",
-    "a b",
-    " a ",
-    "a=b",
-    "a%2Fb",
-    "a;b",
-    "\u{e9}\u{df}",
+/// Serials that a path, a topic or a header could be broken with, and the device that each is.
+/// Text, since most sources hold nothing else.
+pub const ODD_SERIALS: [(&str, &str); 9] = [
+    ("a/b", "acme:a=2Fb"),
+    (".", "acme:=2E"),
+    ("..", "acme:=2E=2E"),
+    ("a b", "acme:a=20b"),
+    (" a ", "acme:=20a=20"),
+    ("a=b", "acme:a=3Db"),
+    ("a%2Fb", "acme:a=252Fb"),
+    ("a;b", "acme:a=3Bb"),
+    ("\u{e9}\u{df}", "acme:=C3=A9=C3=9F"),
 ];
 
-/// A serial of octets that are no text.
-pub const NO_TEXT: [u8; 4] = [0xff, 0x00, 0x0a, 0x80];
+/// A serial of octets that are no text, and the device that it is.
+pub const NO_TEXT: ([u8; 4], &str) = ([0xff, 0x00, 0x0a, 0x80], "acme:=FF=00=0A=80");
 
 /// The longest serial that there can be.
 pub const LONGEST: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -67,12 +66,10 @@ pub fn fleet() -> Vec<Device> {
             ..device("acme:SN-PINNED".to_owned(), BindingState::Active)
         },
     ];
-    let active = |serial: &[u8]| DeviceId::new("acme", serial).map(|id| id.to_string());
-    let odd = ODD_SERIALS.iter().map(|serial| serial.as_bytes());
-    for serial in odd.chain([&NO_TEXT[..], b"SN-A", b"SN-B", LONGEST.as_bytes()]) {
-        devices.extend(active(serial).map(|id| device(id, BindingState::Active)));
-    }
-    devices.push(device("other:SN-A".to_owned(), BindingState::Active));
+    let odd = ODD_SERIALS.iter().map(|(_, id)| (*id).to_owned());
+    let others = [NO_TEXT.1, "acme:SN-A", "acme:SN-B", "other:SN-A"].map(str::to_owned);
+    let active = odd.chain(others).chain([format!("acme:{LONGEST}")]);
+    devices.extend(active.map(|id| device(id, BindingState::Active)));
     devices
 }
 

@@ -1,7 +1,6 @@
 //! The scenario table.
 
 use medbind_core::deny::DenyCode;
-use medbind_core::identity::DeviceId;
 use rcgen::{CustomExtension, ExtendedKeyUsagePurpose, KeyUsagePurpose};
 
 use super::fleet::{LONGEST, NO_TEXT, ODD_SERIALS};
@@ -330,13 +329,6 @@ fn places() -> Vec<Scenario> {
             .at(Place::OnDemand)
             .deny(DenyCode::LookupFailed)
             .short(),
-        scenario(
-            "a lookup that fails is never remembered as a verdict",
-            "SN-A",
-        )
-        .at(Place::OnDemand)
-        .over(Face::Http2)
-        .deny(DenyCode::LookupFailed),
     ]
 }
 
@@ -566,26 +558,23 @@ const ODD_NAMES: [&str; ODD_SERIALS.len()] = [
 
 fn odd_serials() -> Vec<Scenario> {
     let mut rows = Vec::new();
-    for (name, serial) in ODD_NAMES.into_iter().zip(ODD_SERIALS) {
-        if let Ok(id) = DeviceId::new("acme", serial.as_bytes()) {
-            rows.push(
-                scenario(name, serial)
-                    .asks("POST", format!("/v1/devices/{id}/readings"))
-                    .permit_as(id.as_str()),
-            );
-        }
-    }
-    if let Ok(id) = DeviceId::new("acme", &NO_TEXT) {
+    for (name, (serial, device)) in ODD_NAMES.into_iter().zip(ODD_SERIALS) {
         rows.push(
-            scenario("a serial of octets that are no text is served", "")
-                .with(|spec| {
-                    spec.serial = None;
-                    spec.sans = vec![San::HardwareModule(NO_TEXT.to_vec())];
-                })
-                .asks("POST", format!("/v1/devices/{id}/readings"))
-                .permit_as(id.as_str()),
+            scenario(name, serial)
+                .asks("POST", format!("/v1/devices/{device}/readings"))
+                .permit_as(device),
         );
     }
+    let (no_text, device) = NO_TEXT;
+    rows.push(
+        scenario("a serial of octets that are no text is served", "")
+            .with(|spec| {
+                spec.serial = None;
+                spec.sans = vec![San::HardwareModule(no_text.to_vec())];
+            })
+            .asks("POST", format!("/v1/devices/{device}/readings"))
+            .permit_as(device),
+    );
     rows.push(scenario("a serial of 64 octets is served", LONGEST));
     rows.push(
         scenario("a serial of 65 octets is none", &format!("{LONGEST}g"))
