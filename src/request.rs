@@ -42,7 +42,7 @@ pub fn read_and_strip(host: &impl Host, keep_forwarded: bool) -> Result<Arrived,
     let mut connection: Vec<Vec<u8>> = Vec::new();
     for (name, value) in headers {
         #[cfg(feature = "trap")]
-        crate::trap::on(&name);
+        crate::trap::on(host, &name);
         match name.as_str() {
             ":method" => arrived.request.method = String::from_utf8(value).unwrap_or_default(),
             ":path" => arrived.request.path = String::from_utf8(value).unwrap_or_default(),

@@ -105,6 +105,10 @@ impl<H: Host + Clone> Root<H> {
     pub fn on_tick(&mut self) {
         if let Some(synchroniser) = &mut self.synchroniser {
             synchroniser.on_tick();
+            #[cfg(feature = "trap")]
+            if synchroniser.is_leader() {
+                crate::trap::leading(&self.host);
+            }
         }
         // Envoy gives each configuration a root context of its own, but does not promise to: what an
         // earlier one let in is watched until it ends. Each request holds its guard.

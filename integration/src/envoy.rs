@@ -26,8 +26,48 @@ pub struct Options {
     pub workers: u32,
     /// What to log: `info`, or `debug` for a look inside.
     pub log_level: String,
-    /// Take part in hot restart, under this base identifier and as this epoch.
+    /// Take part in hot restart, under this base identifier ([`HotRestart`]) and as this epoch.
     pub hot_restart: Option<(u32, u32)>,
+}
+
+/// What Envoys that take over from each other share. Dropping it takes away what they have left: one
+/// that is killed leaves its shared memory.
+#[derive(Debug)]
+pub struct HotRestart {
+    base: u32,
+}
+
+impl HotRestart {
+    /// One that no other Envoy of this machine has.
+    pub fn new() -> Self {
+        let mut base = std::process::id() % 30_000 + 1;
+        while shared_memory(base).exists() {
+            base += 1;
+        }
+        Self { base }
+    }
+
+    /// The base identifier.
+    pub const fn base(&self) -> u32 {
+        self.base
+    }
+}
+
+/// The shared memory of the Envoys with this base identifier.
+pub fn shared_memory(base: u32) -> PathBuf {
+    Path::new("/dev/shm").join(format!("envoy_shared_memory_{}", base * 10))
+}
+
+impl Default for HotRestart {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for HotRestart {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(shared_memory(self.base));
+    }
 }
 
 impl Default for Options {
@@ -103,7 +143,7 @@ impl Envoy {
                 .args(["--base-id", &base.to_string()])
                 .args(["--restart-epoch", &epoch.to_string()]),
         };
-        let mut process = Process::start(&mut command)?;
+        let mut process = Process::start(&command)?;
         let looking = until("Envoy's admin page is there", START_LIMIT, || async {
             std::fs::read_to_string(&admin_file)
                 .ok()

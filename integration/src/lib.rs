@@ -4,6 +4,7 @@
 pub mod bootstrap;
 pub mod certificate;
 pub mod client;
+pub mod ending;
 pub mod envoy;
 pub mod feed;
 pub mod process;

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use medbind_workshop::shell::{self, Orphaned};
 
 /// The most lines of output that are kept of one stream.
 const MAX_LINES: usize = 200_000;
@@ -58,7 +59,8 @@ impl Said {
     }
 }
 
-/// A program that runs beside us. Dropping it ends it, by its process id.
+/// A program that runs beside us. Dropping it ends it, by its process id; and where we do not come
+/// to that, the kernel does it.
 pub struct Process {
     name: String,
     child: Child,
@@ -69,14 +71,14 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a program.
-    pub fn start(command: &mut Command) -> Result<Self> {
+    /// Starts a program. The thread that does so is to last as long as it.
+    pub fn start(command: &Command) -> Result<Self> {
         let name = Path::new(command.get_program())
             .file_name()
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        let mut child = command
+        let mut child = shell::bound(command, Orphaned::Kill)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+pub use medbind_workshop::workspace::root;
+use medbind_workshop::workspace::{self, NEWEST_ENVOY};
 
 /// The programs and modules that the harness runs.
 #[derive(Clone, Debug)]
@@ -21,17 +23,17 @@ impl Tools {
     /// Reads `MEDBIND_ENVOY`, `MEDBIND_MODULE`, `MEDBIND_TRAP_MODULE` and `MEDBIND_COMMAND`;
     /// where one is not set, what `cargo xtask` builds by default.
     pub fn find() -> Result<Self> {
-        let root = root();
-        let target = std::env::var_os("CARGO_TARGET_DIR")
-            .map_or_else(|| root.join("target"), |dir| root.join(dir));
         let pick = |name: &str, otherwise: PathBuf| {
             std::env::var_os(name).map_or(otherwise, PathBuf::from)
         };
         Ok(Self {
-            envoy: pick("MEDBIND_ENVOY", target.join("tools/envoy/1.40.0/envoy")),
-            module: pick("MEDBIND_MODULE", root.join("dist/medbind.wasm")),
-            trap_module: pick("MEDBIND_TRAP_MODULE", root.join("dist/medbind-trap.wasm")),
-            command: pick("MEDBIND_COMMAND", target.join("debug/medbind")),
+            envoy: pick("MEDBIND_ENVOY", workspace::envoy(NEWEST_ENVOY)),
+            module: pick("MEDBIND_MODULE", workspace::dist().join("medbind.wasm")),
+            trap_module: pick(
+                "MEDBIND_TRAP_MODULE",
+                workspace::dist().join("medbind-trap.wasm"),
+            ),
+            command: pick("MEDBIND_COMMAND", workspace::target().join("debug/medbind")),
         })
     }
 
@@ -53,13 +55,6 @@ impl Tools {
             _ => bail!("cannot tell the version of Envoy from {:?}", text.trim()),
         }
     }
-}
-
-/// The root of the checkout.
-pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or_else(|| Path::new("."))
 }
 
 /// The path, where there is a file; otherwise an error with the command that makes it.

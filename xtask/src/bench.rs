@@ -5,12 +5,16 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use medbind_workshop::workspace;
+use medbind_workshop::{progress, shell};
 
 use crate::EnvoyArgs;
 use crate::module::{self, Module};
 use crate::programs;
-use crate::shell;
-use crate::workspace;
+
+/// What can be measured by itself, as the program that does it names it: a name that is none is
+/// noticed here, before anything is built.
+const PARTS: [&str; 5] = ["cpu", "first-sight", "memory", "revocation", "module"];
 
 /// The options of `cargo xtask bench`.
 #[derive(Args)]
@@ -18,8 +22,8 @@ pub struct BenchArgs {
     /// Fewer rounds: in under five minutes, once everything is built
     #[arg(long)]
     quick: bool,
-    /// Measure these parts alone: cpu, first-sight, memory, revocation, module
-    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    /// Measure these parts alone
+    #[arg(long, value_name = "PART", value_delimiter = ',', value_parser = PARTS)]
     only: Vec<String>,
     /// Write machine, versions, figures and rounds to this file
     #[arg(long, value_name = "FILE")]
@@ -30,7 +34,7 @@ pub struct BenchArgs {
 
 /// `cargo xtask bench`.
 pub fn run(args: &BenchArgs) -> Result<ExitCode> {
-    shell::say("Getting ready: Envoy, the modules, and in release the medbind command");
+    progress::say("Getting ready: Envoy, the modules, and in release the medbind command");
     args.envoy.binary()?;
     module::build(&[Module::Deployed, Module::Empty])?;
     let mut cargo = programs::cargo("build");

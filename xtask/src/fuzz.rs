@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
+use medbind_workshop::progress::{self, Progress, Stopwatch, human};
+use medbind_workshop::shell::{self, Orphaned};
+use medbind_workshop::workspace;
 
 use crate::programs::{self, cargo};
-use crate::shell::{self, Progress, Stopwatch, human};
 use crate::vectors;
-use crate::workspace;
 
 /// The options of `cargo xtask fuzz`.
 #[derive(Args)]
@@ -134,7 +135,7 @@ pub fn look(targets: &[Target], time: Duration) -> Result<Vec<Found>> {
     let odd = if targets.contains(&Target::Certificate) {
         vectors::certificates()
             .inspect_err(|error| {
-                shell::say(&format!("    without odd certificates: {error:#}"));
+                progress::say(&format!("    without odd certificates: {error:#}"));
             })
             .ok()
     } else {
@@ -245,7 +246,9 @@ fn fuzz(
         // The last '/' makes it a folder.
         .arg(format!("-artifact_prefix={}/", crashes.display()))
         .args(folders)
-        .env("RUST_BACKTRACE", "0")
+        .env("RUST_BACKTRACE", "0");
+    let mut command = shell::bound(&command, Orphaned::Kill);
+    command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());

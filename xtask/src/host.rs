@@ -41,7 +41,7 @@ impl Host {
         }
     }
 
-    /// The image that is pulled.
+    /// The image of this system, where somebody has pulled it.
     pub fn base_image(&self) -> String {
         match self.id.as_str() {
             "ubuntu" => format!("ubuntu:{}", self.version),
@@ -49,7 +49,7 @@ impl Host {
         }
     }
 
-    /// The image that is made where none can be pulled.
+    /// The image that is made of its packages.
     pub fn own_base_image(&self) -> String {
         format!("medbind/base:{}", self.codename)
     }

@@ -10,19 +10,20 @@ mod module;
 mod mutants;
 mod postlink;
 mod programs;
-mod shell;
+mod tally;
 mod test;
 mod tool;
 mod toolchain;
 mod vectors;
 mod wheel;
-mod workspace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+use medbind_workshop::progress;
+use medbind_workshop::workspace::NEWEST_ENVOY;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about, version)]
@@ -53,7 +54,7 @@ enum Command {
     /// Get an Envoy, checked against its pinned SHA-256, and print where it is
     Envoy {
         /// Which release, of those that are pinned
-        #[arg(default_value = envoy::NEWEST)]
+        #[arg(default_value = NEWEST_ENVOY)]
         version: String,
     },
 }
@@ -83,7 +84,7 @@ impl EnvoyArgs {
 
     /// The binary to run, fetched where it has to be.
     fn binary(&self) -> Result<PathBuf> {
-        envoy::find(self.envoy.as_deref().unwrap_or(envoy::NEWEST))
+        envoy::find(self.envoy.as_deref().unwrap_or(NEWEST_ENVOY))
     }
 }
 
@@ -101,7 +102,7 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            shell::report(&error);
+            progress::report(&error);
             ExitCode::FAILURE
         }
     }

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use medbind_workshop::shell;
+use medbind_workshop::workspace;
 use sha2::{Digest, Sha256};
 
 use crate::postlink::{self, Shape};
-use crate::shell;
 use crate::toolchain::{TARGET, Toolchain};
-use crate::workspace;
 
 /// The options of `cargo xtask module`.
 #[derive(Args)]
@@ -84,6 +84,7 @@ pub fn run(args: &ModuleArgs) -> Result<ExitCode> {
                 .display(),
             bytes.len()
         );
+        println!("made by {}", Toolchain::find()?.compiler()?);
         if args.print {
             let shape = Shape::read(&bytes)?;
             let (callbacks, functions) = shape.capabilities();
@@ -103,6 +104,7 @@ pub fn run(args: &ModuleArgs) -> Result<ExitCode> {
 /// Builds modules into `dist/`. Does little where nothing changed.
 pub fn build(modules: &[Module]) -> Result<()> {
     let toolchain = Toolchain::find()?;
+    let compiler = toolchain.compiler()?;
     for module in modules {
         let mut cargo = toolchain.cargo("build")?;
         cargo
@@ -116,12 +118,13 @@ pub fn build(modules: &[Module]) -> Result<()> {
             .join(TARGET)
             .join("module")
             .join(format!("{}.wasm", module.package().replace('-', "_")));
-        finish(&linked, *module).with_context(|| format!("finishing {}", module.file()))?;
+        finish(&linked, *module, &compiler)
+            .with_context(|| format!("finishing {}", module.file()))?;
     }
     Ok(())
 }
 
-fn finish(linked: &Path, module: Module) -> Result<()> {
+fn finish(linked: &Path, module: Module, compiler: &str) -> Result<()> {
     let bytes = fs::read(linked).with_context(|| format!("{} was not built", linked.display()))?;
     let trimmed = postlink::trim(&bytes)?;
     match module {
@@ -131,7 +134,12 @@ fn finish(linked: &Path, module: Module) -> Result<()> {
     }
     fs::create_dir_all(workspace::dist())?;
     write_if_changed(&module.path(), &trimmed)?;
-    let line = format!("{}  {}\n", digest(&trimmed), module.file());
+    // As `sha256sum --check` reads it, which passes the second line over.
+    let line = format!(
+        "{}  {}\n# made by {compiler}\n",
+        digest(&trimmed),
+        module.file()
+    );
     write_if_changed(
         &workspace::dist().join(format!("{}.sha256", module.file())),
         line.as_bytes(),

@@ -9,11 +9,12 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use medbind_workshop::progress::{Progress, Stopwatch, human};
+use medbind_workshop::shell::{self, Orphaned};
+use medbind_workshop::workspace;
 use serde::Deserialize;
 
-use crate::shell::{self, Progress, Stopwatch, human};
 use crate::tool::Tool;
-use crate::workspace;
 
 /// The options of `cargo xtask mutants`.
 #[derive(Args)]
@@ -23,11 +24,9 @@ pub struct MutantsArgs {
     file: Vec<String>,
 }
 
-const TOOL: Tool<'static> = Tool {
-    package: "cargo-mutants",
+const TOOL: Tool<'static> = Tool::Package {
+    name: "cargo-mutants",
     version: "27.1.0",
-    binary: "cargo-mutants",
-    locked: true,
 };
 
 /// What may survive, and why.
@@ -35,7 +34,7 @@ const ACCEPTED: &str = "core/mutants-accepted.toml";
 
 /// `cargo xtask mutants`.
 pub fn run(args: &MutantsArgs) -> Result<ExitCode> {
-    let tool = TOOL.find()?;
+    let tool = TOOL.find("cargo-mutants")?;
     let accepted = Accepted::read(&workspace::root().join(ACCEPTED))?;
     let folder = workspace::target().join("mutants");
     fs::create_dir_all(&folder)?;
@@ -132,9 +131,9 @@ fn change(tool: &Path, folder: &Path, files: &[String], accepted: &Accepted) -> 
         .arg(config(folder, files)?)
         .arg("--output")
         .arg(folder)
-        .current_dir(workspace::root())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped());
+        .current_dir(workspace::root());
+    let mut command = shell::bound(&command, Orphaned::Terminate);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
     let progress = Progress::start("trying mutants");
     let mut child = command
         .spawn()

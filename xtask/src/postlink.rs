@@ -459,6 +459,23 @@ mod tests {
 
     use super::{Parser, Payload, Shape, trim};
 
+    /// The sections of a module, in their order.
+    fn assembled(
+        types: &TypeSection,
+        imports: &ImportSection,
+        functions: &FunctionSection,
+        exports: &ExportSection,
+        code: &CodeSection,
+    ) -> Vec<u8> {
+        let mut module = Module::new();
+        module.section(types);
+        if !imports.is_empty() {
+            module.section(imports);
+        }
+        module.section(functions).section(exports).section(code);
+        module.finish()
+    }
+
     /// Three imports and two exports: the first export calls the first import, the second the
     /// others.
     fn module() -> Vec<u8> {
@@ -482,14 +499,7 @@ mod tests {
         let mut exports = ExportSection::new();
         exports.export("proxy_on_grpc_close", ExportKind::Func, 3);
         exports.export("proxy_on_tick", ExportKind::Func, 4);
-        let mut module = Module::new();
-        module
-            .section(&types)
-            .section(&imports)
-            .section(&functions)
-            .section(&exports)
-            .section(&code);
-        module.finish()
+        assembled(&types, &imports, &functions, &exports, &code)
     }
 
     #[test]
@@ -545,13 +555,9 @@ mod tests {
         let mut exports = ExportSection::new();
         exports.export("proxy_on_tick", ExportKind::Func, 2);
         exports.export("proxy_on_delete", ExportKind::Func, 3);
-        let mut module = Module::new();
-        module
-            .section(&types)
-            .section(&functions)
-            .section(&exports)
-            .section(&code);
-        let trimmed = trim(&module.finish()).unwrap();
+        let imports = ImportSection::new();
+        let module = assembled(&types, &imports, &functions, &exports, &code);
+        let trimmed = trim(&module).unwrap();
         let mut bodies = 0;
         let mut exported = Vec::new();
         for payload in Parser::new(0).parse_all(&trimmed) {
@@ -581,13 +587,8 @@ mod tests {
             code.function(&body);
             exports.export(name, ExportKind::Func, function);
         }
-        let mut module = Module::new();
-        module
-            .section(&types)
-            .section(&functions)
-            .section(&exports)
-            .section(&code);
-        let module = module.finish();
+        let imports = ImportSection::new();
+        let module = assembled(&types, &imports, &functions, &exports, &code);
         assert_eq!(trim(&module).unwrap().len(), module.len());
     }
 

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::Result;
+use medbind_workshop::workspace;
+use medbind_workshop::{progress, shell};
 
 use crate::EnvoyArgs;
 use crate::module::{self, Module};
-use crate::shell;
-use crate::workspace;
 
 /// A cargo command for the native build.
 pub fn cargo(subcommand: &str) -> Command {
@@ -66,7 +66,7 @@ pub fn harness_with(program: &Path, medbind: &Path, envoy: &EnvoyArgs) -> Result
 
 /// `cargo xtask demo`.
 pub fn demo(envoy: &EnvoyArgs, keep: bool) -> Result<ExitCode> {
-    shell::say("Getting ready: Envoy, the module, the medbind command");
+    progress::say("Getting ready: Envoy, the module, the medbind command");
     envoy.binary()?;
     module::build(&[Module::Deployed])?;
     build(&["medbind", "demo"])?;

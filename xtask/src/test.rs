@@ -1,13 +1,13 @@
 //! In which order is everything tested, and how did it go?
 
-use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
+use medbind_workshop::progress::{self, Stopwatch, human};
+use medbind_workshop::shell::{self, Orphaned};
 
 use crate::EnvoyArgs;
 use crate::compose;
@@ -15,11 +15,10 @@ use crate::envoy::RELEASES;
 use crate::fuzz;
 use crate::module::{self, Module};
 use crate::programs::{self, cargo};
-use crate::shell::{self, Stopwatch, human};
+use crate::tally::Tally;
 use crate::tool::Tool;
 use crate::toolchain::Toolchain;
 use crate::vectors;
-use crate::workspace;
 
 /// The options of `cargo xtask test`.
 #[derive(Args)]
@@ -38,6 +37,8 @@ pub struct TestArgs {
     scenario: Option<String>,
 }
 
+/// What runs the tests of core on wasm32.
+const RUNNER: Tool<'static> = Tool::Folder("xtask/wasm-runner");
 /// How long each target is fuzzed.
 const FUZZING: Duration = Duration::from_mins(1);
 
@@ -99,82 +100,12 @@ impl Step {
     }
 }
 
-/// How many tests went how.
-#[derive(Clone, Copy, Default)]
-struct Tally {
-    passed: u64,
-    failed: u64,
-    skipped: u64,
-}
-
-impl Tally {
-    const ONE: Self = Self {
-        passed: 1,
-        failed: 0,
-        skipped: 0,
-    };
-
-    const ONE_FAILED: Self = Self {
-        passed: 0,
-        failed: 1,
-        skipped: 0,
-    };
-
-    fn add(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.skipped += other.skipped;
-    }
-
-    fn line(self) -> String {
-        let Self {
-            passed,
-            failed,
-            skipped,
-        } = self;
-        if skipped == 0 {
-            format!("{passed} passed, {failed} failed")
-        } else {
-            format!("{passed} passed, {failed} failed, {skipped} skipped")
-        }
-    }
-
-    /// Reads a closing line of a test runner: `test result: ok. 3 passed; 0 failed; 1 ignored`
-    /// of cargo test, or `3 passed, 0 failed, 1 skipped` of our own.
-    fn parse(line: &str) -> Option<Self> {
-        let line = line.trim();
-        let counts = match line.strip_prefix("test result: ") {
-            Some(rest) => rest.split_once(". ")?.1,
-            None if line.starts_with(|first: char| first.is_ascii_digit()) => line,
-            None => return None,
-        };
-        let mut tally = Self::default();
-        let mut seen = 0;
-        for part in counts.split([';', ',']) {
-            let Some((number, word)) = part.trim().split_once(' ') else {
-                continue;
-            };
-            let Ok(number) = number.parse::<u64>() else {
-                continue;
-            };
-            match word {
-                "passed" => tally.passed = number,
-                "failed" => tally.failed = number,
-                "ignored" | "skipped" => tally.skipped = number,
-                _ => continue,
-            }
-            seen += 1;
-        }
-        (seen >= 2).then_some(tally)
-    }
-}
-
 /// `cargo xtask test`.
 pub fn run(args: &TestArgs) -> ExitCode {
     let watch = Stopwatch::start();
     // Before all that takes long: an Envoy that there is not.
     if let Err(error) = args.envoy.check() {
-        shell::report(&error);
+        progress::report(&error);
         return ExitCode::FAILURE;
     }
     let mut total = Tally::default();
@@ -190,7 +121,7 @@ pub fn run(args: &TestArgs) -> ExitCode {
         if !wanted {
             continue;
         }
-        shell::say(&format!(
+        progress::say(&format!(
             "==> {} ({} so far)",
             step.title(),
             human(watch.elapsed())
@@ -198,20 +129,23 @@ pub fn run(args: &TestArgs) -> ExitCode {
         let step_watch = Stopwatch::start();
         let mut tally = Tally::default();
         if let Err(error) = run_step(step, args, &mut tally) {
-            shell::report(&error);
-            // A step that failed counts, also where no test of it did.
-            tally.failed = tally.failed.max(1);
+            progress::report(&error);
+            tally.has_failed();
         }
+        tally.close();
+        rows.push((step.title(), tally.line(), step_watch.elapsed()));
         total.add(tally);
-        rows.push((step.title(), tally, step_watch.elapsed()));
     }
     println!();
-    for (title, tally, time) in rows {
-        println!("{title:<28} {:>12}   {}", human(time), tally.line());
+    for (title, line, time) in rows {
+        println!("{title:<28} {:>12}   {line}", human(time));
     }
     println!("{:<28} {:>12}\n", "all of it", human(watch.elapsed()));
+    for skip in total.skips() {
+        println!("skipped: {skip}");
+    }
     println!("{}", total.line());
-    if total.failed == 0 && total.passed > 0 {
+    if total.is_green() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -222,7 +156,7 @@ fn run_step(step: Step, args: &TestArgs, tally: &mut Tally) -> Result<()> {
     match step {
         Step::Format => {
             shell::run(cargo("fmt").args(["--all", "--check"])).context("run: cargo fmt --all")?;
-            tally.add(Tally::ONE);
+            tally.has_passed();
         }
         Step::Lints => {
             shell::run(cargo("clippy").args([
@@ -232,7 +166,7 @@ fn run_step(step: Step, args: &TestArgs, tally: &mut Tally) -> Result<()> {
                 "-D",
                 "warnings",
             ]))?;
-            tally.add(Tally::ONE);
+            tally.has_passed();
         }
         Step::Native => {
             // One after the other, whether or not the first has failures. The module's shape is
@@ -247,7 +181,7 @@ fn run_step(step: Step, args: &TestArgs, tally: &mut Tally) -> Result<()> {
                     tests.env("MEDBIND_VECTORS", folder);
                 }
                 // What needs them fails, and the rest is tested.
-                Err(error) => shell::report(&error),
+                Err(error) => progress::report(&error),
             }
             if args.full {
                 // Loops that are long, such as killing a registry twenty times.
@@ -263,15 +197,15 @@ fn run_step(step: Step, args: &TestArgs, tally: &mut Tally) -> Result<()> {
         Step::Wasm => core_on_wasm(tally)?,
         Step::Module => {
             module::build(&[Module::Deployed, Module::Trap])?;
-            tally.add(Tally::ONE);
+            tally.has_passed();
         }
         Step::Fuzz => {
             for found in fuzz::look(&fuzz::Target::ALL, FUZZING)? {
-                tally.add(if found.is_clean() {
-                    Tally::ONE
+                if found.is_clean() {
+                    tally.has_passed();
                 } else {
-                    Tally::ONE_FAILED
-                });
+                    tally.has_failed();
+                }
             }
         }
         Step::Scenarios => {
@@ -282,7 +216,7 @@ fn run_step(step: Step, args: &TestArgs, tally: &mut Tally) -> Result<()> {
                 // The other lines of Envoy: the short table, or all of it; whether or not one
                 // before has failures.
                 for release in RELEASES.iter().skip(1) {
-                    shell::say(&format!("    Envoy {}", release.version));
+                    progress::say(&format!("    Envoy {}", release.version));
                     let envoy = EnvoyArgs {
                         envoy: Some(release.version.to_owned()),
                     };
@@ -309,8 +243,7 @@ fn run_step(step: Step, args: &TestArgs, tally: &mut Tally) -> Result<()> {
         }
         Step::Compose => {
             if let Some(reason) = compose::missing() {
-                shell::say(&format!("    skipped: {reason}"));
-                tally.skipped += 1;
+                tally.skip(&format!("{}: {reason}", step.title()));
             } else {
                 counted(&mut compose::test(&args.envoy)?, tally)?;
             }
@@ -335,7 +268,8 @@ fn scenarios(envoy: &EnvoyArgs, args: &TestArgs, short: bool, tally: &mut Tally)
 
 /// Runs a test runner, shows what it prints, and adds up its closing lines.
 fn counted(command: &mut Command, tally: &mut Tally) -> Result<()> {
-    let mut child = command
+    // It has folders, programs and containers to put away, where this is ended before it.
+    let mut child = shell::bound(command, Orphaned::Terminate)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -344,13 +278,11 @@ fn counted(command: &mut Command, tally: &mut Tally) -> Result<()> {
         for line in BufReader::new(stdout).split(b'\n') {
             let line = line?;
             let line = String::from_utf8_lossy(&line);
-            match Tally::parse(&line) {
-                Some(part) => {
-                    tally.add(part);
-                    // A closing line in the middle of the run is not the run's.
-                    println!("    {}", line.trim());
-                }
-                None => println!("{line}"),
+            if tally.read(&line) {
+                // A closing line in the middle of the run is not the run's.
+                println!("    {}", line.trim());
+            } else {
+                println!("{line}");
             }
         }
     }
@@ -366,7 +298,7 @@ fn core_on_wasm(tally: &mut Tally) -> Result<()> {
     if !shell::exists("node") {
         shell::install(&["nodejs"], "Node, which runs the tests on wasm32,")?;
     }
-    let runner = wasm_bindgen_runner()?;
+    let runner = RUNNER.find("medbind-wasm-runner")?;
     let toolchain = Toolchain::find()?;
     let mut command = toolchain.cargo("test")?;
     command
@@ -376,51 +308,15 @@ fn core_on_wasm(tally: &mut Tally) -> Result<()> {
     counted(&mut command, tally)
 }
 
-/// The runner that fits the locked wasm-bindgen, installed where it is not there yet.
-fn wasm_bindgen_runner() -> Result<PathBuf> {
-    let lock = fs::read_to_string(workspace::root().join("Cargo.lock"))?;
-    let version =
-        locked_version(&lock, "wasm-bindgen").context("Cargo.lock names no wasm-bindgen")?;
-    let tool = Tool {
-        package: "wasm-bindgen-cli",
-        version,
-        binary: "wasm-bindgen-test-runner",
-        // The crate's own lock file asks for versions that are gone.
-        locked: false,
-    };
-    tool.find()
-}
-
-fn locked_version<'a>(lock: &'a str, package: &str) -> Option<&'a str> {
-    let mut lines = lock.lines();
-    lines.find(|line| *line == format!("name = \"{package}\""))?;
-    lines
-        .next()?
-        .strip_prefix("version = \"")?
-        .strip_suffix('"')
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Tally, locked_version};
-
-    #[test]
-    fn the_closing_lines_of_test_runners_are_read() {
-        let cargo = Tally::parse(
-            "test result: FAILED. 3 passed; 2 failed; 1 ignored; 0 measured; 7 filtered out",
-        )
-        .unwrap();
-        assert_eq!((cargo.passed, cargo.failed, cargo.skipped), (3, 2, 1));
-        let own = Tally::parse("12 passed, 0 failed, 4 skipped").unwrap();
-        assert_eq!((own.passed, own.failed, own.skipped), (12, 0, 4));
-        let none = [
-            "",
-            "test a::b ... ok",
-            "3 passed",
-            "1 of 2 passed",
-            "running 3 tests",
-        ];
-        assert!(none.into_iter().all(|line| Tally::parse(line).is_none()));
+    fn locked_version<'a>(lock: &'a str, package: &str) -> Option<&'a str> {
+        let mut lines = lock.lines();
+        lines.find(|line| *line == format!("name = \"{package}\""))?;
+        lines
+            .next()?
+            .strip_prefix("version = \"")?
+            .strip_suffix('"')
     }
 
     #[test]
@@ -428,5 +324,17 @@ mod tests {
         let lock = "name = \"wasm-bindgen-cli\"\nversion = \"9\"\n\nname = \"wasm-bindgen\"\nversion = \"0.2.130\"\n";
         assert_eq!(locked_version(lock, "wasm-bindgen"), Some("0.2.130"));
         assert_eq!(locked_version(lock, "other"), None);
+    }
+
+    #[test]
+    fn the_runner_on_wasm32_is_of_the_locked_wasm_bindgen() {
+        let ours = locked_version(include_str!("../../Cargo.lock"), "wasm-bindgen");
+        let runners = include_str!("../wasm-runner/Cargo.lock");
+        assert_eq!(
+            locked_version(runners, "wasm-bindgen-cli"),
+            ours,
+            "write the second into xtask/wasm-runner/Cargo.toml, and run: \
+             cargo update --manifest-path xtask/wasm-runner/Cargo.toml"
+        );
     }
 }

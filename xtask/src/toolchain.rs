@@ -5,10 +5,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use medbind_workshop::workspace;
+use medbind_workshop::{progress, shell};
 
 use crate::programs;
-use crate::shell;
-use crate::workspace;
 
 /// The target of the module.
 pub const TARGET: &str = "wasm32-unknown-unknown";
@@ -44,7 +44,9 @@ impl Toolchain {
             match shell::run_quietly(&format!("rustup target add {TARGET}"), &mut add, limit) {
                 Ok(()) if has_target() => return Ok(Self::Rustup),
                 Ok(()) => {}
-                Err(_) => shell::say("    rustup has no server to ask: trying Debian's packages"),
+                Err(_) => {
+                    progress::say("    rustup has no server to ask: trying Debian's packages");
+                }
             }
         }
         shell::install(&PACKAGES, &format!("a compiler for {TARGET}"))?;
@@ -98,15 +100,26 @@ impl Toolchain {
         workspace::target().join("wasm")
     }
 
-    /// The compiler's flags that make the module the same wherever it is built: no path of the
-    /// machine stands in it, and small. The words are separated as `CARGO_ENCODED_RUSTFLAGS` wants
-    /// them.
-    pub fn module_flags(&self) -> Result<String> {
-        let rustc = match self {
+    fn rustc(&self) -> Command {
+        let mut rustc = Command::new(match self {
             Self::Rustup => "rustc",
             Self::Debian => "/usr/bin/rustc",
-        };
-        let sysroot = shell::output(Command::new(rustc).args(["--print", "sysroot"]))?;
+        });
+        rustc.current_dir(workspace::root());
+        rustc
+    }
+
+    /// What the compiler says of itself. Another one makes another module, with another hash.
+    pub fn compiler(&self) -> Result<String> {
+        let version = shell::output(self.rustc().arg("--version"))?;
+        Ok(version.trim().to_owned())
+    }
+
+    /// The compiler's flags that make the module the same wherever this compiler builds it: no path
+    /// of the machine stands in it, and small. The words are separated as `CARGO_ENCODED_RUSTFLAGS` wants
+    /// them.
+    pub fn module_flags(&self) -> Result<String> {
+        let sysroot = shell::output(self.rustc().args(["--print", "sysroot"]))?;
         let source = Path::new(sysroot.trim()).join("lib/rustlib/src/rust");
         let mut remaps = vec![
             (workspace::root().to_owned(), "/medbind"),

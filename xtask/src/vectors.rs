@@ -5,9 +5,9 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use medbind_workshop::workspace;
 
 use crate::wheel::{self, Wheel};
-use crate::workspace;
 
 /// The NIST PKITS and others: what fuzzing begins with, and what `core` is held against.
 const CERTIFICATES: Wheel = Wheel {

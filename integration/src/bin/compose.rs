@@ -2,30 +2,38 @@
 //! device service is reached through the guard alone.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use medbind_integration::bootstrap::{Bootstrap, set};
 use medbind_integration::certificate::{Authority, Spec};
+use medbind_integration::ending;
 use medbind_integration::site::EDGE;
 use medbind_integration::token::TokenIssuer;
 use medbind_integration::tools::{Tools, present, root};
 use medbind_integration::wait;
 use medbind_registry::pki::{CertificateAuthority, LEAF_VALIDITY, Purpose};
+use medbind_workshop::progress;
 use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
 
-/// How long known devices are served without a registry, here: short, so that the story is.
-const MAX_STALE: Duration = Duration::from_secs(5);
+/// How long known devices are served without a registry, here: short, so that the story is, and long
+/// enough for a machine that is busy to ask in the meantime.
+const MAX_STALE: Duration = Duration::from_secs(15);
+/// When the story gives up on something.
+const LIMIT: Duration = Duration::from_mins(1);
 /// The services of `docker-compose.yml`.
 const SERVICES: [&str; 4] = ["registry", "device-service", "edge", "device"];
 /// How many of a container's last lines are shown where it is not well.
 const LAST_LINES: &str = "20";
-/// Where the registry's port is published.
-const REGISTRY: &str = "https://localhost:18443";
+/// The network of the edge and the device service.
+const SERVICES_NETWORK: &str = "services";
 
 #[derive(Parser)]
 #[command(about)]
@@ -53,92 +61,150 @@ enum Action {
     Down,
 }
 
+impl Action {
+    /// The project: a test takes down what belongs to it, and not what somebody has running.
+    const fn project(self) -> &'static str {
+        match self {
+            Self::Up | Self::Down => "medbind",
+            Self::Test => "medbind-test",
+        }
+    }
+
+    /// The ports of this machine at which registry and edge are published.
+    fn ports(self) -> Result<[u16; 2]> {
+        match self {
+            Self::Up | Self::Down => Ok([18443, 18444]),
+            Self::Test => {
+                // Held both, so that they differ.
+                let free = [
+                    TcpListener::bind("127.0.0.1:0")?,
+                    TcpListener::bind("127.0.0.1:0")?,
+                ];
+                let [registry, edge] = free.each_ref().map(TcpListener::local_addr);
+                Ok([registry?.port(), edge?.port()])
+            }
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(None) => ExitCode::SUCCESS,
+        Ok(Some(told)) => ExitCode::from(told),
         Err(error) => {
-            anstream::eprintln!("\x1b[1;31merror:\x1b[0m {error:#}");
+            progress::report(&error);
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(cli: &Cli) -> Result<()> {
+/// Gives the exit status of who was told to end in the middle, where that is so: then nothing is
+/// left running.
+fn run(cli: &Cli) -> Result<Option<u8>> {
     let stack = Stack::new(cli)?;
-    match cli.action {
-        Action::Down => stack.down(),
-        Action::Up => {
-            stack.down()?;
-            stack.start().inspect_err(|_| stack.report())?;
-            println!("the edge listens on https://127.0.0.1:18444, the registry on {REGISTRY}");
-            println!(
-                "operator's credentials: {}",
-                stack.site("registry/operator").display()
-            );
-            println!("take it down with: cargo xtask compose down");
-            Ok(())
-        }
-        Action::Test => {
-            stack.down()?;
-            take_down_when_told(cli)?;
-            let told = stack.start().and_then(|()| tell(&stack));
-            if told.is_err() {
-                stack.report();
-            }
-            stack.down()?;
-            told
-        }
+    stack.down()?;
+    let done = match cli.action {
+        Action::Down => return Ok(None),
+        Action::Up => stack.start(),
+        Action::Test => stack.start().and_then(|()| tell(&stack)),
+    };
+    let told = stack.told();
+    if told.is_some() {
+        progress::say("taking it down");
+    } else if done.is_err() {
+        stack.report();
     }
-}
-
-/// Ctrl-C and SIGTERM leave nothing behind either.
-fn take_down_when_told(cli: &Cli) -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let stack = Stack::new(cli)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    std::thread::spawn(move || {
-        let told = runtime.block_on(async {
-            let mut interrupt = signal(SignalKind::interrupt())?;
-            let mut terminate = signal(SignalKind::terminate())?;
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            std::io::Result::Ok(())
-        });
-        if told.is_ok() {
-            say("taking it down");
-            let _ = stack.down();
-            std::process::exit(130);
-        }
-    });
-    Ok(())
+    let [_, edge] = stack.ports;
+    if cli.action == Action::Test || told.is_some() {
+        stack.down()?;
+    } else if done.is_ok() {
+        println!(
+            "the edge listens on https://127.0.0.1:{edge}, the registry on {}",
+            stack.registry()
+        );
+        println!(
+            "operator's credentials: {}",
+            stack.site("registry/operator").display()
+        );
+        println!("take it down with: cargo xtask compose down");
+    }
+    if told.is_none() {
+        done?;
+    }
+    Ok(told)
 }
 
 struct Stack {
     folder: PathBuf,
+    project: &'static str,
+    ports: [u16; 2],
     base: String,
     plugin: bool,
     tools: Tools,
     user: String,
+    runtime: Runtime,
+    /// The exit status of who was told to end.
+    told: watch::Receiver<Option<u8>>,
 }
 
 impl Stack {
     fn new(cli: &Cli) -> Result<Self> {
+        let project = cli.action.project();
+        let folder = cli.folder.join(project);
         // Compose wants its build context to be there whatever it is asked to do.
-        fs::create_dir_all(cli.folder.join("context"))?;
-        let folder = cli.folder.canonicalize()?;
+        fs::create_dir_all(folder.join("context"))?;
+        let folder = folder.canonicalize()?;
         let owner = fs::metadata(&folder)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        let (tell, told) = watch::channel(None);
+        runtime.spawn(async move { tell.send(Some(ending::told().await)) });
         Ok(Self {
             user: format!("{}:{}", owner.uid(), owner.gid()),
             folder,
+            project,
+            ports: cli.action.ports()?,
             base: cli.base.clone(),
             plugin: cli.plugin,
             tools: Tools::find()?,
+            runtime,
+            told,
         })
+    }
+
+    /// The exit status of who was told to end.
+    fn told(&self) -> Option<u8> {
+        *self.told.borrow()
+    }
+
+    /// What a program says. It is ended where we are told to end, and none is started after that.
+    fn output(&self, command: Command) -> Result<Output> {
+        let name = format!("{command:?}");
+        let mut command = tokio::process::Command::from(command);
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        let mut told = self.told.clone();
+        self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                _ = told.wait_for(Option::is_some) => bail!("told to end"),
+                output = command.output() => output.with_context(|| format!("cannot run {name}")),
+            }
+        })
+    }
+
+    /// What a program says that is to end well.
+    fn said(&self, command: Command) -> Result<String> {
+        let name = format!("{command:?}");
+        well(&name, &self.output(command)?)
+    }
+
+    /// Where the registry is published.
+    fn registry(&self) -> String {
+        let [registry, _] = self.ports;
+        format!("https://localhost:{registry}")
     }
 
     fn site(&self, name: &str) -> PathBuf {
@@ -146,6 +212,7 @@ impl Stack {
     }
 
     fn compose(&self, arguments: &[&str]) -> Command {
+        let [registry, edge] = self.ports;
         let mut command = if self.plugin {
             let mut command = Command::new("docker");
             command.arg("compose");
@@ -159,19 +226,23 @@ impl Stack {
             command
         };
         command
-            .args(["--project-name", "medbind", "--file"])
+            .args(["--project-name", self.project, "--file"])
             .arg(root().join("integration/docker-compose.yml"))
             .args(arguments)
             .env("MEDBIND_CONTEXT", self.folder.join("context"))
             .env("MEDBIND_SITE", self.folder.join("site"))
             .env("MEDBIND_BASE", &self.base)
             .env("MEDBIND_USER", &self.user)
-            .stdin(Stdio::null());
+            .env("MEDBIND_REGISTRY_PORT", registry.to_string())
+            .env("MEDBIND_EDGE_PORT", edge.to_string());
         command
     }
 
+    /// Takes it down, also where we are told to end.
     fn down(&self) -> Result<()> {
-        quietly(&mut self.compose(&["down", "--volumes", "--remove-orphans", "--timeout", "2"]))
+        let mut down = self.compose(&["down", "--volumes", "--remove-orphans", "--timeout", "2"]);
+        let output = down.stdin(Stdio::null()).output();
+        well(&format!("{down:?}"), &output.context("cannot run Compose")?).map(drop)
     }
 
     /// Puts the programs where the images are built from.
@@ -205,7 +276,7 @@ impl Stack {
     }
 
     fn start(&self) -> Result<()> {
-        say("building the images");
+        progress::say("building the images");
         self.stage()?;
         let site = self.folder.join("site");
         if site.exists() {
@@ -214,13 +285,13 @@ impl Stack {
         for name in ["registry", "edge", "device-service", "devices"] {
             fs::create_dir_all(self.site(name))?;
         }
-        quietly(&mut self.compose(&["build"]))?;
-        say("starting the registry, which makes the infrastructure's certificates");
-        quietly(&mut self.compose(&["up", "--detach", "registry"]))?;
+        self.said(self.compose(&["build"]))?;
+        progress::say("starting the registry, which makes the infrastructure's certificates");
+        self.said(self.compose(&["up", "--detach", "registry"]))?;
         self.until_healthy("registry")?;
         self.prepare()?;
-        say("starting the edge, the device service and a device");
-        quietly(&mut self.compose(&["up", "--detach"]))?;
+        progress::say("starting the edge, the device service and a device");
+        self.said(self.compose(&["up", "--detach"]))?;
         self.until_healthy("edge")
     }
 
@@ -240,9 +311,18 @@ impl Stack {
             self.write(&format!("{folder}/key.pem"), credentials.key_pem.expose())?;
             self.write(&format!("{folder}/ca.pem"), &credentials.ca_pem)?;
         }
-        for file in ["cert.pem", "key.pem", "ca.pem"] {
-            let text = fs::read_to_string(self.site("registry/edge").join(file))?;
-            self.write(&format!("edge/edge/{file}"), &text)?;
+        // The last three for what must not help: a device that has got hold of the edge's, and
+        // others of the infrastructure's CA.
+        for (from, to) in [
+            ("registry/edge", "edge/edge"),
+            ("registry/edge", "devices/edge"),
+            ("registry/operator", "edge/operator"),
+            ("device-service", "edge/service"),
+        ] {
+            for file in ["cert.pem", "key.pem", "ca.pem"] {
+                let text = fs::read_to_string(self.site(from).join(file))?;
+                self.write(&format!("{to}/{file}"), &text)?;
+            }
         }
         self.write("edge/device-ca.pem", &device_ca)?;
         self.write("edge/jwks.json", &TokenIssuer::new()?.key_set())?;
@@ -273,13 +353,19 @@ impl Stack {
     /// What docker knows of a service's container.
     fn inspect(&self, service: &str) -> Result<Value> {
         let id = self.container(service)?;
-        let inspected = output(Command::new("docker").args(["inspect", &id]))?;
+        let inspected = self.docker(&["inspect", &id])?;
         let mut inspected: Value = serde_json::from_str(&inspected)?;
         Ok(inspected[0].take())
     }
 
+    fn docker(&self, arguments: &[&str]) -> Result<String> {
+        let mut docker = Command::new("docker");
+        docker.args(arguments);
+        self.said(docker)
+    }
+
     fn container(&self, service: &str) -> Result<String> {
-        let ids = output(&mut self.compose(&["ps", "--all", "--quiet", service]))?;
+        let ids = self.said(self.compose(&["ps", "--all", "--quiet", service]))?;
         let id = ids.lines().next();
         Ok(id
             .with_context(|| format!("{service} has no container"))?
@@ -335,10 +421,9 @@ impl Stack {
         command
             .arg("--json")
             .args(arguments)
-            .env("MEDBIND_REGISTRY", REGISTRY)
-            .env("MEDBIND_CREDENTIALS", self.site("registry/operator"))
-            .stdin(Stdio::null());
-        let said = output(&mut command)?;
+            .env("MEDBIND_REGISTRY", self.registry())
+            .env("MEDBIND_CREDENTIALS", self.site("registry/operator"));
+        let said = self.said(command)?;
         Ok(serde_json::from_str(said.lines().last().unwrap_or("null")).unwrap_or(Value::Null))
     }
 
@@ -358,7 +443,7 @@ impl Stack {
             arguments.extend(["--certificate", &certificate, "--key", &key]);
         }
         arguments.extend(more);
-        let output = self.compose(&arguments).output()?;
+        let output = self.output(self.compose(&arguments))?;
         if output.status.code() == Some(2) {
             return Ok((0, Value::Null));
         }
@@ -569,27 +654,14 @@ fn tell(stack: &Stack) -> Result<()> {
         refused(Some("SN-A"), &a.path(), 403, "binding_revoked"),
     );
     told.check(
-        "the device cannot reach the device service past the guard",
-        {
-            let mut bypass = stack.compose(&[
-                "exec",
-                "-T",
-                "device",
-                "medbind-party",
-                "ask",
-                "https://device-service:9443/",
-                "--to",
-                "device-service:9443",
-                "--ca",
-                "/devices/server-ca.pem",
-            ]);
-            let output = bypass.output()?;
-            expect(output.status.code() == Some(2), || {
-                String::from_utf8_lossy(&output.stdout).into_owned()
-            })
-        },
+        "the device service lets edges in, and nobody else of its CA",
+        edges_alone(stack),
     );
-    quietly(&mut stack.compose(&["kill", "registry"]))?;
+    told.check(
+        "the device cannot reach the device service past the guard, whatever it shows",
+        no_way_past(stack),
+    );
+    stack.said(stack.compose(&["kill", "registry"]))?;
     told.check(
         "the registry is dead: a known device is served",
         served("SN-B", &b),
@@ -598,7 +670,7 @@ fn tell(stack: &Stack) -> Result<()> {
         "longer than max_stale: bindings_stale",
         refused(Some("SN-B"), &b.path(), 503, "bindings_stale"),
     );
-    quietly(&mut stack.compose(&["start", "registry"]))?;
+    stack.said(stack.compose(&["start", "registry"]))?;
     told.check("the registry is back: served", served("SN-B", &b));
     told.check(
         "revoked stays revoked",
@@ -612,6 +684,72 @@ fn tell(stack: &Stack) -> Result<()> {
         told.failed
     );
     Ok(())
+}
+
+/// Asks the device service itself, from a service's container, with these credentials.
+fn ask_past(stack: &Stack, from: &str, to: &str, credentials: &str) -> Result<Output> {
+    let (certificate, key) = (
+        format!("{credentials}/cert.pem"),
+        format!("{credentials}/key.pem"),
+    );
+    stack.output(stack.compose(&[
+        "exec",
+        "-T",
+        from,
+        "medbind-party",
+        "ask",
+        "https://device-service:9443/",
+        "--to",
+        to,
+        "--ca",
+        &format!("{credentials}/ca.pem"),
+        "--certificate",
+        &certificate,
+        "--key",
+        &key,
+    ]))
+}
+
+fn edges_alone(stack: &Stack) -> Result<()> {
+    let to = "device-service:9443";
+    let edge = ask_past(stack, "edge", to, "/etc/medbind/edge")?;
+    expect(edge.status.success(), || format!("the edge: {edge:?}"))?;
+    for other in ["service", "operator"] {
+        let refused = ask_past(stack, "edge", to, &format!("/etc/medbind/{other}"))?;
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        // Refused by who was reached.
+        expect(
+            refused.status.code() == Some(2) && !said.contains("(Connect)"),
+            || format!("the {other}: {refused:?}"),
+        )?;
+    }
+    Ok(())
+}
+
+/// With the edge's own credentials in hand and the service's address: so it is the network that
+/// keeps it away. That the same call is served once the device is on the other network shows that.
+fn no_way_past(stack: &Stack) -> Result<()> {
+    let network = format!("{}_{SERVICES_NETWORK}", stack.project);
+    let service = stack.inspect("device-service")?;
+    let address = service["NetworkSettings"]["Networks"][&network]["IPAddress"].as_str();
+    let address = format!("{}:9443", address.context("the service has no address")?);
+    let device = stack.container("device")?;
+    let ask = || ask_past(stack, "device", &address, "/devices/edge");
+    let away = ask()?;
+    expect(away.status.code() == Some(2), || {
+        format!("it is answered: {away:?}")
+    })?;
+    stack.docker(&["network", "connect", &network, &device])?;
+    let there = ask();
+    stack.docker(&["network", "disconnect", &network, &device])?;
+    let there = there?;
+    expect(there.status.success(), || {
+        format!("not answered on the service's own network either: {there:?}")
+    })?;
+    let away = ask()?;
+    expect(away.status.code() == Some(2), || {
+        format!("it is answered: {away:?}")
+    })
 }
 
 /// The medbind fields that the upstream saw, each with all its values.
@@ -632,7 +770,7 @@ fn tags(saw: &Value) -> Value {
 }
 
 fn until(what: &str, holds: impl FnMut() -> Result<bool>) -> Result<()> {
-    wait::blocking(what, Duration::from_secs(20), holds)
+    wait::blocking(what, LIMIT, holds)
 }
 
 fn expect(holds: bool, otherwise: impl FnOnce() -> String) -> Result<()> {
@@ -643,25 +781,12 @@ fn expect(holds: bool, otherwise: impl FnOnce() -> String) -> Result<()> {
     }
 }
 
-fn say(text: &str) {
-    anstream::eprintln!("\x1b[1m{text}\x1b[0m");
-}
-
-fn quietly(command: &mut Command) -> Result<()> {
-    output(command).map(drop)
-}
-
-fn output(command: &mut Command) -> Result<String> {
-    let output = command
-        .output()
-        .with_context(|| format!("cannot run {}", Path::new(command.get_program()).display()))?;
+/// What a program said, where it ended well.
+fn well(name: &str, output: &Output) -> Result<String> {
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
-        bail!(
-            "{command:?} ended with {}\n{}{}",
-            output.status,
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let errors = String::from_utf8_lossy(&output.stderr);
+        bail!("{name} ended with {}\n{said}{errors}", output.status);
     }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    Ok(said)
 }

@@ -4,12 +4,14 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
+use medbind_integration::ending::unless_told;
 use medbind_integration::envoy::Options;
 use medbind_integration::scenario::real::Stage;
 use medbind_integration::scenario::report::Report;
 use medbind_integration::scenario::row::{Place, Scenario};
-use medbind_integration::scenario::{restart, shipped, special, table};
+use medbind_integration::scenario::{leftovers, restart, shipped, special, table};
 use medbind_integration::tools::Tools;
+use medbind_workshop::progress;
 
 /// Runs the scenarios in a real Envoy.
 #[derive(Parser)]
@@ -34,13 +36,26 @@ const PLACES: [Place; 5] = [
 ];
 
 #[tokio::main]
-async fn main() -> Result<ExitCode> {
+async fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let told = async {
+        match tell(arguments).await {
+            Ok(code) => code,
+            Err(error) => {
+                progress::report(&error);
+                ExitCode::FAILURE
+            }
+        }
+    };
+    unless_told(Box::pin(told)).await
+}
+
+async fn tell(arguments: Arguments) -> Result<ExitCode> {
     let (short, full) = (arguments.short && !arguments.full, arguments.full);
     let tools = Tools::find()?;
     let (major, minor) = tools.envoy_line()?;
     println!("Envoy {major}.{minor}");
-    let mut report = Report::new(arguments.only.clone());
+    let mut report = Report::new(arguments.only);
     let rows = table::table();
     let options = Options::default();
     for place in PLACES {
@@ -54,7 +69,7 @@ async fn main() -> Result<ExitCode> {
         }
         report.begin();
         let stage = Stage::set_with(&tools, place, &options, |bootstrap| match place {
-            Place::Fleet => special::forwarding(bootstrap),
+            Place::Fleet => special::listeners(bootstrap),
             Place::NoSynchroniser | Place::Stale | Place::OnDemand | Place::Script => Ok(()),
         });
         match stage.await {
@@ -64,6 +79,9 @@ async fn main() -> Result<ExitCode> {
     }
     Box::pin(restart::alone(&tools, &mut report, short, full)).await;
     Box::pin(shipped::files(&tools, &mut report, short)).await;
+    if !short {
+        Box::pin(leftovers::none(&mut report)).await;
+    }
     Ok(if report.close() {
         ExitCode::SUCCESS
     } else {

@@ -7,20 +7,24 @@
 //! in [`Walk::adapted`]: ports that are free here, the folder of the checkout, and what a person
 //! copies from one answer into the next command.
 
+use std::cell::RefCell;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::symlink;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use medbind_integration::certificate::Identity;
-use medbind_integration::envoy;
+use medbind_integration::ending::unless_told;
+use medbind_integration::envoy::{self, HotRestart};
 use medbind_integration::process::Process;
 use medbind_integration::server;
 use medbind_integration::tools::{Tools, present, root};
 use medbind_integration::upstream::Upstream;
 use medbind_integration::wait::until;
+use medbind_workshop::progress;
+use medbind_workshop::shell::{self, Orphaned};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use tempfile::TempDir;
@@ -39,24 +43,22 @@ const A_MOMENT: Duration = Duration::from_secs(10);
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
-        Ok(code) => code,
-        Err(error) => {
-            anstream::eprintln!("\x1b[1;31merror:\x1b[0m {error:#}");
-            ExitCode::FAILURE
+    let walked = async {
+        match run().await {
+            Ok(code) => code,
+            Err(error) => {
+                progress::report(&error);
+                ExitCode::FAILURE
+            }
         }
-    }
+    };
+    unless_told(Box::pin(walked)).await
 }
 
 async fn run() -> Result<ExitCode> {
     let tools = Tools::find()?;
-    if tools.envoy_line()? < (1, 38) {
-        println!("  skipped: http.yaml as it is shipped is for Envoy 1.38 and later");
-        println!("0 passed, 0 failed, 1 skipped");
-        return Ok(ExitCode::SUCCESS);
-    }
     let mut passed = 1;
-    if let Err(error) = demo(&tools) {
+    if let Err(error) = demo(&tools).await {
         anstream::println!("  \x1b[31mFAILED\x1b[0m the demo: {error:#}");
         println!("0 passed, 1 failed");
         return Ok(ExitCode::FAILURE);
@@ -64,6 +66,11 @@ async fn run() -> Result<ExitCode> {
     anstream::println!(
         "  \x1b[32mok\x1b[0m    the demo ends with 0, and says what README.md shows of it"
     );
+    if tools.envoy_line()? < (1, 38) {
+        println!("skip  the documents: http.yaml as it is shipped is for Envoy 1.38 and later");
+        println!("1 passed, 0 failed, 1 skipped");
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut walk = Walk::new(&tools)?;
     for (file, heading) in DOCUMENTS {
         let text = fs::read_to_string(root().join(file)).with_context(|| format!("no {file}"))?;
@@ -93,7 +100,7 @@ async fn run() -> Result<ExitCode> {
 }
 
 /// Runs the demo, and looks in what it says for the lines that the README shows, in their order.
-fn demo(tools: &Tools) -> Result<()> {
+async fn demo(tools: &Tools) -> Result<()> {
     let readme = fs::read_to_string(root().join("README.md"))?;
     let shown = readme
         .split_once("\n## Try it\n")
@@ -101,14 +108,13 @@ fn demo(tools: &Tools) -> Result<()> {
         .and_then(|(_, rest)| rest.split_once("```"))
         .context("README.md shows nothing of the demo")?
         .0;
-    let output = Command::new(std::env::current_exe()?.with_file_name("demo"))
+    let mut command = Command::new(std::env::current_exe()?.with_file_name("demo"));
+    command
         .env("MEDBIND_COMMAND", &tools.command)
         .env("MEDBIND_ENVOY", &tools.envoy)
         .env("MEDBIND_MODULE", &tools.module)
-        .env("NO_COLOR", "1")
-        .stdin(Stdio::null())
-        .output()
-        .context("cannot run the demo")?;
+        .env("NO_COLOR", "1");
+    let output = output(command).await.context("cannot run the demo")?;
     ensure!(
         output.status.success(),
         "{}\n{}",
@@ -213,9 +219,7 @@ fn without_remark(line: &str) -> &str {
 
 /// Where the walk stands.
 struct Walk {
-    folder: TempDir,
     ports: Vec<(u16, u16)>,
-    base_id: u32,
     /// What is set by `export`.
     environment: Vec<(String, String)>,
     /// What a person copies: the word in the document, and what stands for it here.
@@ -223,6 +227,9 @@ struct Walk {
     running: Vec<Process>,
     service: Option<Upstream>,
     path: String,
+    // Once nobody uses them any more.
+    shared: HotRestart,
+    folder: TempDir,
 }
 
 impl Walk {
@@ -249,13 +256,12 @@ impl Walk {
             .collect::<Result<_>>()?;
         Ok(Self {
             ports,
-            // Envoys on one machine that may be restarted hot have different ones.
-            base_id: std::process::id() % 30_000 + 1_000,
             environment: Vec::new(),
             copied: Vec::new(),
             running: Vec::new(),
             service: None,
             path: format!("{}:{path}", bin.display()),
+            shared: HotRestart::new(),
             folder,
         })
     }
@@ -284,7 +290,11 @@ impl Walk {
             }
         }
         if here.starts_with("envoy ") {
-            here = here.replacen("envoy ", &format!("envoy --base-id {} ", self.base_id), 1);
+            here = here.replacen(
+                "envoy ",
+                &format!("envoy --base-id {} ", self.shared.base()),
+                1,
+            );
         }
         here
     }
@@ -318,28 +328,24 @@ impl Walk {
         if let Some(command) = command.strip_suffix('&') {
             return self.leave_running(command.trim()).await;
         }
-        let look = || {
-            let output = self.shell(&command).output();
-            async { output }
-        };
+        let look = || output(self.shell(&command));
         // A change takes its moment until every worker of Envoy has it.
-        let fits = |output: &std::process::Output| {
+        let fits = |output: &Output| {
             let said = said(output);
             output.status.code() == Some(step.status)
                 && step.holds.iter().all(|text| said.contains(text))
         };
-        let mut last = look().await?;
+        let last = RefCell::new(look().await?);
         if command.starts_with("curl ") {
-            let _ = until("it is answered like this", A_MOMENT, || {
-                let output = self.shell(&command).output();
-                if let Ok(output) = output {
-                    last = output;
-                }
-                let fits = fits(&last).then_some(());
-                async move { fits }
+            let _ = until("it is answered like this", A_MOMENT, || async {
+                let next = look().await.ok()?;
+                let fits = fits(&next).then_some(());
+                last.replace(next);
+                fits
             })
             .await;
         }
+        let last = last.into_inner();
         if !fits(&last) {
             bail!(
                 "expected exit status {} and {:?}, and it is {}\n{}",
@@ -349,12 +355,12 @@ impl Walk {
                 said(&last)
             );
         }
-        self.copy(&command, &said(&last))?;
+        self.copy(&command, &said(&last)).await?;
         self.serve().await.context("the service that is guarded")
     }
 
     /// What a person copies from an answer.
-    fn copy(&mut self, command: &str, said: &str) -> Result<()> {
+    async fn copy(&mut self, command: &str, said: &str) -> Result<()> {
         let word_after = |label: &str| {
             let line = said
                 .lines()
@@ -374,7 +380,7 @@ impl Walk {
                 .push(("MEDBIND_CLAIM_SECRET".to_owned(), secret));
         }
         if command.starts_with("medbind enrol ") {
-            let shown = self.shell("medbind show acme:SN-1").output()?;
+            let shown = output(self.shell("medbind show acme:SN-1")).await?;
             let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
             let pseudonym = shown
                 .lines()
@@ -387,7 +393,7 @@ impl Walk {
 
     /// A program that stays, until it is ready.
     async fn leave_running(&mut self, command: &str) -> Result<()> {
-        let process = Process::start(&mut self.shell(&format!("exec {command}")))?;
+        let process = Process::start(&self.shell(&format!("exec {command}")))?;
         let ready = if command.starts_with("envoy ") {
             let probes = self.address(PROBES);
             until("Envoy is ready", LIMIT, || async {
@@ -421,15 +427,6 @@ impl Walk {
     }
 }
 
-impl Drop for Walk {
-    /// An Envoy that may be restarted hot, and is ended like this, leaves its shared memory.
-    fn drop(&mut self) {
-        self.running.clear();
-        let shared = format!("envoy_shared_memory_{}", self.base_id * 10);
-        let _ = fs::remove_file(std::path::Path::new("/dev/shm").join(shared));
-    }
-}
-
 /// The ports as the documents show them.
 const EDGE: u16 = 8443;
 const REGISTRY: u16 = 9443;
@@ -437,7 +434,15 @@ const SERVICE: u16 = 7443;
 const PROBES: u16 = 8080;
 const ADMIN: u16 = 9901;
 
-fn said(output: &std::process::Output) -> String {
+/// Runs a program to its end, which it also comes to with us.
+async fn output(command: Command) -> Result<Output> {
+    let bound = shell::bound(&command, Orphaned::Kill);
+    let mut command = tokio::process::Command::from(bound);
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
+    Ok(output.await?)
+}
+
+fn said(output: &Output) -> String {
     let said = [output.stdout.as_slice(), &output.stderr].concat();
     String::from_utf8_lossy(&said).into_owned()
 }

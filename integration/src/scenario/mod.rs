@@ -6,10 +6,11 @@
 //! and a real registry. Both read the same bootstrap of Envoy, and both assert
 //! the same: the status, the deny code, what the upstream saw, and the counter
 //! that moved. What is no row of a table, but a story, stands in `special`,
-//! `answers`, `restart` and `shipped`.
+//! `answers`, `restart` and `shipped`; `leftovers` is about the runs themselves.
 
 pub mod answers;
 pub mod fleet;
+pub mod leftovers;
 pub mod load;
 pub mod native;
 pub mod real;

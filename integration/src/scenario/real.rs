@@ -33,14 +33,14 @@ pub enum Behind {
 
 /// One Envoy with all that it needs.
 pub struct Stage {
-    /// The certificates.
-    pub world: World,
+    /// Envoy.
+    pub envoy: Envoy,
     /// The registry.
     pub behind: Behind,
     /// The device service.
     pub upstream: Upstream,
-    /// Envoy.
-    pub envoy: Envoy,
+    /// The certificates, and the folder of all of them: there for as long as they run.
+    pub world: World,
     /// A certificate that the revocation list names.
     pub on_the_list: Identity,
     /// The line of Envoy.

@@ -1,7 +1,7 @@
 //! The real registry, run by `medbind serve`, with the operator's hand on it.
 
 use std::fmt::Write as _;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -24,12 +24,13 @@ const START_LIMIT: Duration = Duration::from_mins(1);
 
 /// A registry. Dropping it ends it.
 pub struct Registry {
-    folder: TempDir,
+    process: Option<Process>,
     command: PathBuf,
     address: SocketAddr,
-    process: Option<Process>,
     client: Client,
     enrolled: u32,
+    // Once nobody writes there any more.
+    folder: TempDir,
 }
 
 impl Registry {
@@ -39,9 +40,8 @@ impl Registry {
         let folder = tempfile::Builder::new()
             .prefix("medbind-registry-")
             .tempdir()?;
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let mut process = serve(&command, folder.path(), address)?;
-        wait_for(&mut process).await?;
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (process, address) = serve(&command, folder.path(), anywhere).await?;
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = client(&folder.path().join("operator"))?;
         Ok(Self {
@@ -94,8 +94,7 @@ impl Registry {
 
     /// Starts it again, at the same address, with what it has on disk.
     pub async fn restart(&mut self) -> Result<()> {
-        let mut process = serve(&self.command, self.folder.path(), self.address)?;
-        wait_for(&mut process).await?;
+        let (process, _) = serve(&self.command, self.folder.path(), self.address).await?;
         self.process = Some(process);
         Ok(())
     }
@@ -192,23 +191,26 @@ impl Registry {
     }
 }
 
-fn serve(command: &Path, folder: &Path, address: SocketAddr) -> Result<Process> {
-    Process::start(
+/// Starts `medbind serve` and waits until it listens; port 0 takes a free one. Gives where.
+pub async fn serve(
+    command: &Path,
+    data: &Path,
+    address: SocketAddr,
+) -> Result<(Process, SocketAddr)> {
+    let mut process = Process::start(
         Command::new(command)
-            .arg("serve")
-            .arg("--data-dir")
-            .arg(folder)
+            .args(["serve", "--json", "--data-dir"])
+            .arg(data)
             .args(["--listen", &address.to_string()]),
-    )
-}
-
-async fn wait_for(process: &mut Process) -> Result<()> {
+    )?;
     let said = process.stdout.clone();
     let listening = until("the registry listens", START_LIMIT, || async {
-        said.find("listening on")
+        let line = said.find("\"address\"")?;
+        let line: Value = serde_json::from_str(&line).ok()?;
+        line.get("address")?.as_str()?.parse().ok()
     });
-    process.meanwhile(listening).await?;
-    Ok(())
+    let (address, _) = process.meanwhile(listening).await?;
+    Ok((process, address))
 }
 
 fn client(credentials: &Path) -> Result<Client> {

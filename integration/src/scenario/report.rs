@@ -56,13 +56,13 @@ impl Report {
         println!("skip  {name}: {reason}");
     }
 
-    /// Says it all in one line; `true` where nothing failed.
+    /// Says it all in one line; `true` where something passed and nothing failed.
     pub fn close(&self) -> bool {
         for name in &self.failed {
             println!("failed: {name}");
         }
         let (passed, failed) = (self.passed, self.failed.len());
         println!("{passed} passed, {failed} failed, {} skipped", self.skipped);
-        self.failed.is_empty()
+        self.failed.is_empty() && self.passed > 0
     }
 }

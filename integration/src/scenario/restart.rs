@@ -15,10 +15,12 @@ use super::story::{
 };
 use crate::bootstrap::{Bootstrap, remove, set};
 use crate::client::Client;
-use crate::envoy::Options;
+use crate::envoy::{HotRestart, Options};
 use crate::tools::{Tools, present};
 use crate::wait::until;
 
+/// A leader that says nothing any more has been replaced by then.
+const TAKEN_OVER: Duration = Duration::from_secs(30);
 /// How often the registry and Envoy are killed.
 const KILLS: u32 = 10;
 
@@ -39,7 +41,7 @@ pub async fn alone(tools: &Tools, report: &mut Report, short: bool, full: bool) 
     );
     case!(
         report,
-        "without a singleton one guard synchronises for all, whatever traps",
+        "without a singleton one guard synchronises for all, and another where it traps",
         elected(tools)
     );
     if full {
@@ -128,15 +130,15 @@ fn keep_ports(bootstrap: &mut Bootstrap) -> Result<()> {
 }
 
 async fn hot_restart(tools: &Tools) -> Result<()> {
-    let base = std::process::id() % 30_000 + 1;
+    let shared = HotRestart::new();
     let mut options = Options {
-        hot_restart: Some((base, 0)),
+        hot_restart: Some((shared.base(), 0)),
         ..Options::default()
     };
     let mut stage = Stage::set_with(tools, Place::Fleet, &options, keep_ports).await?;
     let load = Load::start(&stage)?;
     load.goes_on(20).await?;
-    options.hot_restart = Some((base, 1));
+    options.hot_restart = Some((shared.base(), 1));
     let next = stage.start_again(tools, &options).await?;
     let mut old = std::mem::replace(&mut stage.envoy, next);
     stage.wait_until(200, "\"ready\":true").await?;
@@ -188,20 +190,30 @@ async fn elected(tools: &Tools) -> Result<()> {
     let client = new_device(&mut stage, "edge", "SN-ELECTED").await?;
     stage.registry()?.act("acme:SN-ELECTED", "suspend").await?;
     wait_refused(&client, "SN-ELECTED", DenyCode::BindingSuspended).await?;
+    let all = || log.count("as leader of term");
+    ensure!(all() == 1, "{} have led, and none has trapped", all());
     // Which worker takes a connection is Envoy's choice: so many meet each of the two, as good as
     // certainly, and with it the leader, unless that is on the main thread.
     for _ in 0..6 {
         provoke(&stage, &trapper).await?;
         wait_served(&trapper, "SN-A").await?;
     }
+    // Wherever it is.
+    let before = all();
+    let ask = reading("SN-A").header("x-medbind-trap-leader", "now");
+    is_served(&trapper.send(&ask).await?)?;
+    let ((), time) = until("another leads", TAKEN_OVER, || async {
+        (all() > before).then_some(())
+    })
+    .await?;
+    let panics = log.count("asked to panic, as the leader");
+    ensure!(panics == 1, "{panics} leaders trapped");
+    println!("      the leader trapped, and another leads after {time:.1?}");
     stage.registry()?.act("acme:SN-ELECTED", "resume").await?;
     wait_served(&client, "SN-ELECTED").await?;
     let terms = (1..100).take_while(|term| leaders(*term) == 1).count();
-    let lines = log.lines();
-    let leading = lines
-        .iter()
-        .filter(|line| line.contains("as leader of term"));
-    ensure!(leading.count() == terms, "two lead under one term");
+    ensure!(all() == terms, "two lead under one term");
+    ensure!(terms == before + 1, "{terms} leaders, and {before} before");
     // Envoy writes the thread into each line; the main thread's number is the process's.
     let thread = format!("[{}]", stage.envoy.process.id());
     let main = log

@@ -21,7 +21,7 @@ use super::row::Place;
 use super::story::{
     LIMIT, case, is_code, is_served, new_device, reading, wait_refused, wait_served,
 };
-use super::world::add_listener;
+use super::world::{add_listener, open};
 use crate::bootstrap::{Bootstrap, set};
 use crate::certificate::Spec;
 use crate::client::{Ask, Client, Protocol, drain};
@@ -95,9 +95,16 @@ pub async fn fleet(stage: &mut Stage, report: &mut Report, short: bool, full: bo
     );
     case!(
         report,
-        "a crowd of strangers does not push a known device out, and takes no memory",
-        crowd(stage, if full { 100_000 } else { 4_000 })
+        "strangers do not push a known device out of a table that holds few",
+        crowd(stage, FORGETFUL, 1_000)
     );
+    if full {
+        case!(
+            report,
+            "100,000 strangers do not push a known device out, and take no memory",
+            crowd(stage, "open", 100_000)
+        );
+    }
     case!(
         report,
         "a request for another server name is misdirected",
@@ -124,6 +131,11 @@ pub async fn after(place: Place, stage: &mut Stage, report: &mut Report) {
         Place::OnDemand => {
             case!(
                 report,
+                "a lookup that fails is never remembered as a verdict",
+                failed_lookup(stage)
+            );
+            case!(
+                report,
                 "a binding is asked for on demand, once for many requests",
                 on_demand(stage)
             );
@@ -143,9 +155,14 @@ pub async fn after(place: Place, stage: &mut Stage, report: &mut Report) {
     }
 }
 
-/// Changes the bootstrap of the fleet's Envoy: a listener for each way to forward certificates.
-pub fn forwarding(bootstrap: &mut Bootstrap) -> Result<()> {
+/// Changes the bootstrap of the fleet's Envoy: a listener for each way to forward certificates, and
+/// one whose guard remembers few.
+pub fn listeners(bootstrap: &mut Bootstrap) -> Result<()> {
     let edge = bootstrap.listener("edge")?.clone();
+    add_listener(bootstrap, &edge, FORGETFUL)?;
+    open(bootstrap, FORGETFUL)?;
+    let few = json!({"known_devices": 16, "refused": 16});
+    set(bootstrap.guard(FORGETFUL)?, "local_table", few)?;
     for details in FORWARDING {
         for source in ["auto", "forwarded_header"] {
             let name = format!("{details}-{source}");
@@ -416,20 +433,25 @@ async fn forwarded(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
+/// The listener whose guard remembers few.
+const FORGETFUL: &str = "forgetful";
 /// How many strangers fill what is remembered of them, on every worker.
 const FULL: u32 = 3_000;
 /// How much Envoy may grow by strangers after that: what its allocator does, and no more.
 const MORE_AT_MOST: u64 = 4 << 20;
 
-async fn crowd(stage: &mut Stage, count: u32) -> Result<()> {
-    let known = stage.device("open", "SN-A")?;
+/// Many strangers, and among them a known device on a connection that stays, and so on one worker,
+/// which is to remember it: its certificate is checked once.
+async fn crowd(stage: &mut Stage, listener: &str, count: u32) -> Result<()> {
+    let known = stage.device(listener, "SN-A")?;
     let mut connection = known.connect().await?;
     is_served(&connection.send(&reading("SN-A")).await?)?;
+    let checked = stage.envoy.metric("medbind_verifications", &[]).await?;
     let spec = Spec::device("SN-A");
     let mut full = None;
     for (number, stranger) in (0..count).zip(stage.world.site.stranger_ca.many(&spec)?) {
         let answer = stage
-            .client("open", Some(&stranger?))?
+            .client(listener, Some(&stranger?))?
             .send(&reading("SN-A"))
             .await?;
         is_code(&answer, DenyCode::UnknownIssuer).with_context(|| format!("stranger {number}"))?;
@@ -450,7 +472,15 @@ async fn crowd(stage: &mut Stage, count: u32) -> Result<()> {
         // Each would take some hundred octets, if it were remembered.
         ensure!(more < MORE_AT_MOST, "{more} octets more");
     }
-    is_served(&connection.send(&reading("SN-A")).await?)
+    is_served(&connection.send(&reading("SN-A")).await?)?;
+    let checked = stage.envoy.metric("medbind_verifications", &[]).await? - checked;
+    println!("      {checked} signatures checked");
+    // A stranger's issuer is told by its key identifier, without a signature.
+    ensure!(
+        checked < 0.5,
+        "the known device was forgotten: {checked} signatures were checked"
+    );
+    Ok(())
 }
 
 async fn misdirected(stage: &mut Stage) -> Result<()> {
@@ -537,6 +567,35 @@ async fn back(stage: &mut Stage) -> Result<()> {
     is_served(&stage.device("edge", "SN-A")?.send(&reading("SN-A")).await?)
 }
 
+/// How often the registry was asked for a device.
+fn asked(stage: &mut Stage, device: &str) -> Result<usize> {
+    let lookups = stage.script()?.lookups();
+    Ok(lookups.iter().filter(|asked| *asked == device).count())
+}
+
+/// Each request asks the registry anew, and what it answers at last is in force at once: much sooner
+/// than a "no" would be forgotten.
+async fn failed_lookup(stage: &mut Stage) -> Result<()> {
+    stage.script()?.behave(Behaviour {
+        lookup_status: Some(500),
+        ..Behaviour::default()
+    });
+    let client = stage.device("edge", "SN-A")?;
+    for _ in 0..6 {
+        let before = asked(stage, "acme:SN-A")?;
+        let answer = client.send(&reading("SN-A")).await?;
+        is_code(&answer, DenyCode::LookupFailed)?;
+        let times = asked(stage, "acme:SN-A")? - before;
+        ensure!(times == 1, "the registry was asked {times} times");
+    }
+    stage.script()?.behave(Behaviour::default());
+    // On every worker.
+    for _ in 0..12 {
+        is_served(&client.send(&reading("SN-A")).await?)?;
+    }
+    Ok(())
+}
+
 async fn on_demand(stage: &mut Stage) -> Result<()> {
     stage.script()?.behave(Behaviour {
         lookup_delay: Some(Duration::from_millis(50)),
@@ -548,12 +607,7 @@ async fn on_demand(stage: &mut Stage) -> Result<()> {
     for answer in futures_util::future::join_all(asking).await {
         is_served(&answer?)?;
     }
-    let asked = stage
-        .script()?
-        .lookups()
-        .iter()
-        .filter(|device| *device == "acme:SN-B")
-        .count();
+    let asked = asked(stage, "acme:SN-B")?;
     println!("      20 requests, {asked} lookups");
     // One for each worker.
     ensure!(

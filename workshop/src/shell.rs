@@ -1,54 +1,13 @@
-//! How other programs are run, and how a person sees that something is going on.
+//! How are other programs run?
 
-use std::io::{IsTerminal, Read};
+use std::io::Read;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 
-/// A moment to measure from.
-#[derive(Clone, Copy)]
-pub struct Stopwatch(Instant);
-
-impl Stopwatch {
-    /// Starts to measure.
-    pub fn start() -> Self {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "tells a person how long a step took"
-        )]
-        let now = Instant::now();
-        Self(now)
-    }
-
-    /// Since the start.
-    pub fn elapsed(self) -> Duration {
-        self.0.elapsed()
-    }
-}
-
-/// A length of time as a person reads it: `850 ms`, `12.3 s`, `4 min 05 s`.
-pub fn human(time: Duration) -> String {
-    if time < Duration::from_secs(1) {
-        format!("{} ms", time.as_millis())
-    } else if time < Duration::from_mins(1) {
-        format!("{:.1} s", time.as_secs_f64())
-    } else {
-        format!("{} min {:02} s", time.as_secs() / 60, time.as_secs() % 60)
-    }
-}
-
-/// Says on standard error what goes on.
-pub fn say(text: &str) {
-    anstream::eprintln!("\x1b[1m{text}\x1b[0m");
-}
-
-/// Says on standard error why it did not work out.
-pub fn report(error: &anyhow::Error) {
-    anstream::eprintln!("\x1b[1;31merror:\x1b[0m {error:#}");
-}
+use crate::progress::{Progress, Stopwatch, human, is_terminal};
 
 /// Is this run as root, so that packages of the system can be installed?
 pub fn is_root() -> bool {
@@ -105,7 +64,7 @@ pub fn output(command: &mut Command) -> Result<String> {
 /// It is ended where it takes longer than `limit`.
 pub fn run_quietly(title: &str, command: &mut Command, limit: Duration) -> Result<()> {
     let watch = Stopwatch::start();
-    let spinner = spinner(title);
+    let progress = Progress::start(title);
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -127,7 +86,7 @@ pub fn run_quietly(title: &str, command: &mut Command, limit: Duration) -> Resul
         }
         thread::sleep(Duration::from_millis(50));
     };
-    spinner.finish_and_clear();
+    drop(progress);
     let Some(status) = status else {
         bail!("{} took longer than {}", line(command), human(limit));
     };
@@ -152,61 +111,53 @@ fn collect(mut stream: impl Read + Send + 'static) -> thread::JoinHandle<String>
     })
 }
 
-/// Is there a person at standard error who sees a spinner turn?
-pub fn is_terminal() -> bool {
-    std::io::stderr().is_terminal()
+/// Which signal a program gets where whoever started it is gone, however that ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Orphaned {
+    /// It has something to put away.
+    Terminate,
+    /// It has nothing.
+    Kill,
 }
 
-/// What goes on in something that takes long and says how far it is: a line that changes on a
-/// terminal, now and then a plain line elsewhere.
-pub struct Progress {
-    title: String,
-    spinner: ProgressBar,
-    told: std::cell::Cell<Stopwatch>,
+/// The same command for a program that is not to outlive the thread that starts it: the kernel sees
+/// to it (`PR_SET_PDEATHSIG`), by way of `setpriv`. Where there is no `setpriv`, it is as it was.
+#[must_use]
+pub fn bound(command: &Command, orphaned: Orphaned) -> Command {
+    bound_by("setpriv", command, orphaned)
 }
 
-impl Progress {
-    /// Between two plain lines.
-    const PAUSE: Duration = Duration::from_secs(15);
+fn bound_by(setpriv: &str, command: &Command, orphaned: Orphaned) -> Command {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let mut bound = if exists(setpriv) {
+        let mut bound = Command::new(setpriv);
+        bound.args(["--pdeathsig", orphaned.name(), "--"]);
+        bound.args(words);
+        bound
+    } else {
+        let mut same = Command::new(command.get_program());
+        same.args(command.get_args());
+        same
+    };
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => bound.env(name, value),
+            None => bound.env_remove(name),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        bound.current_dir(folder);
+    }
+    bound
+}
 
-    /// Begins to show it.
-    pub fn start(title: &str) -> Self {
-        Self {
-            title: title.to_owned(),
-            spinner: spinner(title),
-            told: Stopwatch::start().into(),
+impl Orphaned {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Terminate => "TERM",
+            Self::Kill => "KILL",
         }
     }
-
-    /// How far it is.
-    pub fn tell(&self, how_far: &str) {
-        self.spinner
-            .set_message(format!("{}: {how_far}", self.title));
-        if !is_terminal() && self.told.get().elapsed() >= Self::PAUSE {
-            anstream::eprintln!("    {}: {how_far}", self.title);
-            self.told.set(Stopwatch::start());
-        }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.spinner.finish_and_clear();
-    }
-}
-
-fn spinner(title: &str) -> ProgressBar {
-    if !is_terminal() {
-        anstream::eprintln!("    {title} ...");
-        return ProgressBar::hidden();
-    }
-    let spinner = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("    {spinner} {msg} {elapsed}") {
-        spinner.set_style(style);
-    }
-    spinner.set_message(title.to_owned());
-    spinner.enable_steady_tick(Duration::from_millis(120));
-    spinner
 }
 
 /// A command as a person would type it.
@@ -251,4 +202,35 @@ pub fn install(packages: &[&str], what_for: &str) -> Result<()> {
         limit,
     )
     .with_context(|| format!("{what_for} is missing and could not be installed; run: {hint}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_command_is_the_same_command() {
+        for setpriv in ["setpriv", "no-such-setpriv"] {
+            let mut command = Command::new("sh");
+            command
+                .args(["-c", "pwd; echo $A $B"])
+                .env("A", "1")
+                .env_remove("B")
+                .current_dir("/");
+            let said = output(&mut bound_by(setpriv, &command, Orphaned::Kill)).unwrap();
+            assert_eq!(said, "/\n1\n", "{setpriv}");
+        }
+    }
+
+    #[test]
+    fn a_bound_program_ends_with_the_thread_that_started_it() {
+        if !exists("setpriv") {
+            return;
+        }
+        let sleep = bound(Command::new("sleep").arg("600"), Orphaned::Kill);
+        let started = thread::spawn(move || { sleep }.spawn().unwrap());
+        let mut orphan = started.join().unwrap();
+        // It ends by itself: nobody kills it here.
+        assert!(!orphan.wait().unwrap().success());
+    }
 }

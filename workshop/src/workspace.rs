@@ -20,6 +20,14 @@ pub fn tools() -> PathBuf {
     target().join("tools")
 }
 
+/// The release of Envoy that everything is tested with.
+pub const NEWEST_ENVOY: &str = "1.40.0";
+
+/// Where a release of Envoy is kept once it has been fetched.
+pub fn envoy(version: &str) -> PathBuf {
+    tools().join("envoy").join(version).join("envoy")
+}
+
 /// Where finished modules are put.
 pub fn dist() -> PathBuf {
     root().join("dist")

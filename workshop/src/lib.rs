@@ -1,0 +1,5 @@
+//! What `cargo xtask` and the harness share.
+
+pub mod progress;
+pub mod shell;
+pub mod workspace;
