@@ -13,11 +13,11 @@ use medbind_integration::scenario::fleet::ACCOUNT;
 use medbind_integration::scenario::registry::Registry;
 use medbind_integration::server;
 use medbind_integration::site::EDGE;
+use medbind_workshop::progress::Progress;
 use serde::Serialize;
 
 use crate::load::Load;
 use crate::processor;
-use crate::progress::Progress;
 use crate::setting::{Setting, ready};
 use crate::spread::Spread;
 use crate::variant::{ANSWERED, PATH, Places, SHOWN, Variant, put};

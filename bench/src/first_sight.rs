@@ -7,11 +7,11 @@ use futures_util::future::try_join_all;
 use medbind_integration::certificate::{Identity, Spec};
 use medbind_integration::envoy::Envoy;
 use medbind_integration::scenario::registry::Registry;
+use medbind_workshop::progress::Progress;
 use serde::Serialize;
 
 use crate::load::ask;
 use crate::processor;
-use crate::progress::Progress;
 use crate::setting::{Setting, ready};
 use crate::spread::Spread;
 use crate::variant::{ANSWERED, PATH};

@@ -7,10 +7,9 @@ use anyhow::{Context, Result, ensure};
 use medbind_core::claim::{ClaimCode, ClaimSecret};
 use medbind_integration::scenario::registry::Registry;
 use medbind_integration::tools::Tools;
+use medbind_workshop::progress::Progress;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{Connection as _, Executor as _};
-
-use crate::progress::Progress;
 
 /// The serial number of a device.
 pub fn serial(number: u32) -> String {
@@ -24,7 +23,7 @@ pub fn serial(number: u32) -> String {
 /// otherwise. What the feed says of these devices is what it would say had they been claimed one
 /// by one, but that their epoch's claim has no revision of its own.
 pub async fn fill(tools: &Tools, registry: &mut Registry, from: u32, to: u32) -> Result<()> {
-    let progress = Progress::open(&format!("enrolling devices: {to}"));
+    let progress = Progress::start(&format!("enrolling devices: {to}"));
     let file = registry.data_dir().join("devices.ndjson");
     let secret_hash = ClaimSecret::from_entropy([7; 20]).hash();
     let mut lines = String::new();

@@ -6,6 +6,7 @@ use crate::cpu::{Answer, Cpu};
 use crate::first_sight::FirstSight;
 use crate::memory::Memory;
 use crate::module::Module;
+use crate::part::{Failed, Part};
 use crate::revocation::Revocation;
 use crate::spread::number;
 use crate::variant::Variant;
@@ -13,7 +14,7 @@ use crate::variant::Variant;
 /// The number of bindings that the goals speak of.
 pub const MANY: u32 = 1_000_000;
 
-/// Everything that was measured; what was not asked for is absent.
+/// Everything that was measured; what was not asked for, or could not be, is absent.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Figures {
     /// CPU per request.
@@ -26,6 +27,8 @@ pub struct Figures {
     pub revocation: Option<Revocation>,
     /// The module.
     pub module: Option<Module>,
+    /// What could not be measured, and why.
+    pub failed: Failed,
 }
 
 /// In what is it measured?
@@ -74,6 +77,8 @@ pub struct Goal {
     pub at_most: f64,
     /// What it is; absent where it was not measured.
     pub measured: Option<f64>,
+    /// Whether it was to be measured, and could not be.
+    pub failed: bool,
 }
 
 impl Goal {
@@ -94,20 +99,23 @@ impl Figures {
             Some((memory, many))
         });
         let octets = |octets: u64| usize::try_from(octets).map_or(f64::INFINITY, number);
-        let goal = |what, unit, at_most, measured| Goal {
+        let goal = |part, what, unit, at_most, measured| Goal {
             what,
             unit,
             at_most,
             measured,
+            failed: self.failed.has(part),
         };
         vec![
             goal(
+                Part::Cpu,
                 "CPU per request, against an empty SDK filter",
                 Unit::Ratio,
                 1.20,
                 cpu.and_then(|cpu| Some(cpu.against_empty.get(&Variant::Medbind)?.median)),
             ),
             goal(
+                Part::Cpu,
                 "what it adds to no filter, against what ext_authz adds",
                 Unit::Ratio,
                 1.0 / 6.0,
@@ -116,42 +124,49 @@ impl Figures {
                 }),
             ),
             goal(
+                Part::Memory,
                 "1,000,000 bindings, beyond the same Envoy with none",
                 Unit::Mebibytes,
                 128.0 * 1_048_576.0,
                 many.map(|(memory, many)| octets(memory.beyond(many.resident))),
             ),
             goal(
+                Part::Memory,
                 "the same at the peak of a change of history",
                 Unit::Mebibytes,
                 200.0 * 1_048_576.0,
                 many.map(|(memory, _)| octets(memory.beyond(memory.change.peak))),
             ),
             goal(
+                Part::Memory,
                 "load of 1,000,000, from the start of Envoy to served",
                 Unit::Seconds,
                 15.0,
                 many.map(|(_, many)| many.seconds),
             ),
             goal(
+                Part::Memory,
                 "the main thread held at a time, while they are loaded",
                 Unit::Milliseconds,
                 50.0,
                 many.map(|(_, many)| many.longest_hold),
             ),
             goal(
+                Part::Revocation,
                 "revocation to first refusal, p99",
                 Unit::Milliseconds,
                 1000.0,
                 self.revocation.as_ref().map(|one| one.p99),
             ),
             goal(
+                Part::Module,
                 "the module",
                 Unit::Kibibytes,
                 700.0 * 1024.0,
                 self.module.as_ref().map(|module| number(module.octets)),
             ),
             goal(
+                Part::Module,
                 "imports of the module that are not env.proxy_*",
                 Unit::Count,
                 0.0,
@@ -160,6 +175,7 @@ impl Figures {
                     .map(|module| number(module.foreign_imports().count())),
             ),
             goal(
+                Part::FirstSight,
                 "first sight of a certificate, parse and verify",
                 Unit::Microseconds,
                 150.0,
@@ -171,13 +187,36 @@ impl Figures {
 
 #[cfg(test)]
 mod tests {
-    use super::{Figures, Goal, Unit};
+    use super::{Figures, Goal, Module, Part, Unit};
 
     #[test]
     fn what_was_not_measured_is_neither_met_nor_missed() {
         let goals = Figures::default().goals();
         assert_eq!(goals.len(), 10);
         assert!(goals.iter().all(|goal| goal.is_met().is_none()));
+    }
+
+    #[test]
+    fn a_part_that_fails_takes_its_own_figures_and_no_others() {
+        let mut figures = Figures::default();
+        let failed = figures
+            .failed
+            .unless::<()>(Part::Revocation, Err(anyhow::anyhow!("still served")));
+        assert!(failed.is_none());
+        let module = Module {
+            octets: 1024,
+            imports: Vec::new(),
+        };
+        figures.module = figures.failed.unless(Part::Module, Ok(module));
+        let goals = figures.goals();
+        let of = |what| goals.iter().find(|goal| goal.what == what).unwrap();
+        let module = of("the module");
+        assert_eq!((module.is_met(), module.failed), (Some(true), false));
+        let revocation = of("revocation to first refusal, p99");
+        assert_eq!((revocation.is_met(), revocation.failed), (None, true));
+        let json = serde_json::to_value(&figures).unwrap();
+        assert_eq!(json["failed"]["revocation"], "still served");
+        assert_eq!(json["module"]["octets"], 1024);
     }
 
     #[test]
@@ -188,6 +227,7 @@ mod tests {
                 unit: Unit::Ratio,
                 at_most: 1.2,
                 measured: Some(measured),
+                failed: false,
             };
             assert_eq!(goal.is_met(), Some(met), "{measured}");
         }

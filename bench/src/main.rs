@@ -7,8 +7,8 @@ mod goal;
 mod load;
 mod memory;
 mod module;
+mod part;
 mod processor;
-mod progress;
 mod report;
 mod revocation;
 mod setting;
@@ -20,9 +20,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, ValueEnum};
+use clap::Parser;
+use medbind_integration::ending::unless_told;
+use medbind_workshop::progress;
 
 use crate::goal::{Figures, MANY};
+use crate::part::Part;
 use crate::report::{Machine, Run, Versions};
 use crate::setting::Setting;
 
@@ -44,37 +47,26 @@ struct Arguments {
     json: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Part {
-    /// CPU per request, against no filter, RBAC, an empty SDK filter and `ext_authz`
-    Cpu,
-    /// First sight of a certificate
-    FirstSight,
-    /// Memory of many bindings, the time to load them, and a change of history
-    Memory,
-    /// Revocation to first refusal
-    Revocation,
-    /// Size and imports of the module
-    Module,
-}
-
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(&arguments).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            anstream::eprintln!("\x1b[1;31merror:\x1b[0m {error:#}");
-            ExitCode::FAILURE
+    let measured = async {
+        match run(&arguments).await {
+            Ok(code) => code,
+            Err(error) => {
+                progress::report(&error);
+                ExitCode::FAILURE
+            }
         }
-    }
+    };
+    unless_told(Box::pin(measured)).await
 }
 
-async fn run(arguments: &Arguments) -> Result<()> {
+async fn run(arguments: &Arguments) -> Result<ExitCode> {
     let setting = Setting::new()?;
     let machine = Machine::this();
     let versions = Versions::of(&setting.tools)?;
-    let figures = measure(&setting, arguments).await?;
+    let figures = measure(&setting, arguments).await;
     let run = Run {
         machine,
         versions,
@@ -86,28 +78,37 @@ async fn run(arguments: &Arguments) -> Result<()> {
     if let Some(file) = &arguments.json {
         run.write(file)?;
     }
-    Ok(())
+    Ok(if run.figures.failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
-async fn measure(setting: &Setting, arguments: &Arguments) -> Result<Figures> {
+/// One part after the other: what cannot be measured takes nothing from what can.
+async fn measure(setting: &Setting, arguments: &Arguments) -> Figures {
     let wanted = |part| arguments.only.is_empty() || arguments.only.contains(&part);
     let rounds = |quick, all| if arguments.quick { quick } else { all };
     let mut figures = Figures::default();
+    let failed = &mut figures.failed;
     if wanted(Part::Module) {
-        figures.module = Some(module::measure(&setting.tools.module)?);
+        figures.module = failed.unless(Part::Module, module::measure(&setting.tools.module));
     }
     if wanted(Part::Cpu) {
-        figures.cpu = Some(cpu::measure(setting, rounds(25, 100)).await?);
+        let measured = cpu::measure(setting, rounds(25, 100)).await;
+        figures.cpu = failed.unless(Part::Cpu, measured);
     }
     if wanted(Part::FirstSight) {
-        figures.first_sight = Some(first_sight::measure(setting, rounds(60, 200)).await?);
+        let measured = first_sight::measure(setting, rounds(60, 200)).await;
+        figures.first_sight = failed.unless(Part::FirstSight, measured);
     }
     if wanted(Part::Revocation) {
-        figures.revocation = Some(revocation::measure(setting, 200).await?);
+        let measured = revocation::measure(setting, 200).await;
+        figures.revocation = failed.unless(Part::Revocation, measured);
     }
     if wanted(Part::Memory) {
-        let sizes = [1_000, 100_000, MANY];
-        figures.memory = Some(memory::measure(setting, &sizes).await?);
+        let measured = memory::measure(setting, &[1_000, 100_000, MANY]).await;
+        figures.memory = failed.unless(Part::Memory, measured);
     }
-    Ok(figures)
+    figures
 }

@@ -9,12 +9,12 @@ use medbind_integration::certificate::Spec;
 use medbind_integration::client::{Answer, Ask};
 use medbind_integration::envoy::Envoy;
 use medbind_integration::scenario::registry::Registry;
+use medbind_workshop::progress::Progress;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::fleet::{begin_history, fill, serial};
-use crate::progress::Progress;
 use crate::setting::{Setting, ready};
 use crate::variant::ANSWERED;
 
@@ -112,7 +112,7 @@ fn bootstrap(setting: &Setting, registry: &Registry) -> Result<Bootstrap> {
 }
 
 async fn hold(setting: &Setting, registry: &Registry, bindings: u32) -> Result<(Held, Envoy)> {
-    let _progress = Progress::open(&format!("an Envoy with {bindings} bindings"));
+    let _progress = Progress::start(&format!("an Envoy with {bindings} bindings"));
     let bootstrap = bootstrap(setting, registry)?;
     let start = Instant::now();
     let mut envoy = setting
@@ -153,7 +153,7 @@ async fn change_of_history(
     registry: &mut Registry,
     envoy: Envoy,
 ) -> Result<Change> {
-    let _progress = Progress::open("another history beside it");
+    let _progress = Progress::start("another history beside it");
     let process = envoy.process.id();
     // The kernel's high-water mark of resident memory starts anew (proc(5)).
     std::fs::write(format!("/proc/{process}/clear_refs"), "5")?;

@@ -152,6 +152,12 @@ impl Run {
         for goal in &self.goals {
             print_goal(goal);
         }
+        if !self.figures.failed.is_empty() {
+            title("Could not be measured");
+            for (part, why) in self.figures.failed.iter() {
+                row(&part, why);
+            }
+        }
     }
 }
 
@@ -267,6 +273,7 @@ fn print_goal(goal: &Goal) {
     let verdict = match goal.is_met() {
         Some(true) => "\x1b[32mpass\x1b[0m",
         Some(false) => "\x1b[31mmiss\x1b[0m",
+        None if goal.failed => "\x1b[31mfailed\x1b[0m",
         None => "\x1b[2mnot measured\x1b[0m",
     };
     anstream::println!(

@@ -8,10 +8,10 @@ use medbind_integration::certificate::Spec;
 use medbind_integration::client::{Ask, Connection};
 use medbind_integration::scenario::fleet::Device;
 use medbind_integration::scenario::registry::Registry;
+use medbind_workshop::progress::Progress;
 use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::progress::Progress;
 use crate::setting::{Setting, ready};
 use crate::spread::quantile;
 use crate::variant::ANSWERED;
@@ -49,7 +49,7 @@ pub async fn measure(setting: &Setting, times: u32) -> Result<Revocation> {
         pinned: false,
     });
     let mut envoy = {
-        let _progress = Progress::open("enrolling and claiming devices");
+        let _progress = Progress::start("enrolling and claiming devices");
         registry.hold(&devices.collect::<Vec<_>>()).await?;
         let bootstrap = setting.answering_bootstrap(&registry)?;
         setting
