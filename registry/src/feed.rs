@@ -189,7 +189,7 @@ fn heartbeat(head: Head) -> Page {
 }
 
 async fn read_page(store: &Store, place: Option<Place>, limit: u32) -> Result<Page, PageError> {
-    let mut tx = store.read_consistently().await?;
+    let mut tx = store.read_for_edges().await?;
     let head = read_head(&mut tx, store.history()).await?;
     if let Some(place) = place
         && !is_past(&mut tx, store.history(), &place).await?
@@ -274,7 +274,7 @@ pub(crate) async fn lookup(
 }
 
 async fn read_one(store: &Store, device: &str) -> Result<Page, StoreError> {
-    let mut tx = store.read_consistently().await?;
+    let mut tx = store.read_for_edges().await?;
     let head = read_head(&mut tx, store.history()).await?;
     let row = sqlx::query(concat!(
         "SELECT ",

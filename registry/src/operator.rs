@@ -215,29 +215,7 @@ pub(crate) async fn list(
             "state is one of unclaimed, active, suspended, revoked",
         ));
     }
-    let mut sql =
-        QueryBuilder::<Sqlite>::new(concat!("SELECT ", device_columns!(), " FROM devices"));
-    sql.push(" WHERE device > ")
-        .push_bind(query.after.unwrap_or_default());
-    for (column, value) in [
-        (" AND state = ", query.state),
-        (
-            " AND account = ",
-            query.account.map(|account| account.to_string()),
-        ),
-        (" AND class = ", query.class.map(|class| class.to_string())),
-        (
-            " AND code = ",
-            query.code.map(|code| code.canonical().to_owned()),
-        ),
-        (" AND pseudonym = ", query.pseudonym),
-    ] {
-        if let Some(value) = value {
-            sql.push(column).push_bind(value);
-        }
-    }
-    sql.push(" ORDER BY device LIMIT ")
-        .push_bind(i64::from(limit) + 1);
+    let mut sql = listing(query, limit);
     let mut connection = app.store.read().await?;
     let rows = sql
         .build()
@@ -256,6 +234,35 @@ pub(crate) async fn list(
         devices,
         next: last.filter(|_| more),
     }))
+}
+
+/// What a list is read with. One device more than is shown: then there is a next page.
+fn listing(query: ListQuery, limit: u32) -> QueryBuilder<Sqlite> {
+    let mut sql =
+        QueryBuilder::<Sqlite>::new(concat!("SELECT ", device_columns!(), " FROM devices"));
+    sql.push(" WHERE device > ")
+        .push_bind(query.after.unwrap_or_default());
+    // Those that fit the fewest devices first: the first that is there names the index, and the `+`
+    // keeps the others from doing so.
+    let filters = [
+        ("code", query.code.map(|code| code.canonical().to_owned())),
+        ("pseudonym", query.pseudonym),
+        ("account", query.account.map(|account| account.to_string())),
+        ("state", query.state),
+        ("class", query.class.map(|class| class.to_string())),
+    ];
+    let asked = filters
+        .into_iter()
+        .filter_map(|(column, value)| value.map(|value| (column, value)));
+    for (place, (column, value)) in asked.enumerate() {
+        sql.push(if place == 0 { " AND " } else { " AND +" })
+            .push(column)
+            .push(" = ")
+            .push_bind(value);
+    }
+    sql.push(" ORDER BY device LIMIT ")
+        .push_bind(i64::from(limit) + 1);
+    sql
 }
 
 /// `GET /v1/export`: every device's record as the feed has it, in the order of the canonical
@@ -304,4 +311,52 @@ async fn export_page(store: &Store, after: &str) -> Result<(Bytes, Option<String
         last = Some(binding.device.to_string());
     }
     Ok((lines.into(), last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use sqlx::{AssertSqlSafe, Row as _};
+
+    #[tokio::test]
+    async fn every_list_is_read_by_an_index_that_fits_it() {
+        let scratch = tempfile::tempdir().unwrap();
+        let clock = Clock::new(jiff::SignedDuration::ZERO);
+        let path = scratch.path().join("registry.sqlite");
+        let store = Store::open(&path, clock, None).await.unwrap();
+        let mut connection = store.read().await.unwrap();
+        let code = ClaimCode::from_entropy([1; 12]);
+        for filters in 0..32_u8 {
+            let has = |filter: u8| filters & (1 << filter) != 0;
+            let query = ListQuery {
+                after: Some("acme:SN1".to_owned()),
+                limit: None,
+                state: has(0).then(|| "active".to_owned()),
+                account: has(1).then(|| "acc-1".parse().unwrap()),
+                class: has(2).then(|| "cgm".parse().unwrap()),
+                code: has(3).then(|| code.clone()),
+                pseudonym: has(4).then(|| "0123456789abcdef".to_owned()),
+            };
+            // The first of these that is asked for leads to the fewest devices.
+            let by = [
+                (3, "sqlite_autoindex_devices_2 (code=?)"),
+                (4, "devices_by_pseudonym (pseudonym=?)"),
+                (1, "devices_by_account (account=? AND device>?)"),
+                (0, "devices_by_state (state=? AND device>?)"),
+                (2, "devices_by_class (class=? AND device>?)"),
+            ];
+            let by = by.iter().find(|(filter, _)| has(*filter));
+            let (_, by) = by.unwrap_or(&(0, "sqlite_autoindex_devices_1 (device>?)"));
+            let sql = listing(query, 100).sql();
+            let explain = format!("EXPLAIN QUERY PLAN {}", sql.as_str());
+            let rows = sqlx::query(AssertSqlSafe(explain))
+                .fetch_all(&mut *connection)
+                .await
+                .unwrap();
+            let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+            assert!(plan[0].contains(by), "{filters:05b}: {plan:?}");
+            assert!(plan.len() == 1 || has(4), "{filters:05b}: {plan:?}");
+        }
+    }
 }

@@ -316,6 +316,12 @@ impl From<StoreError> for Problem {
                 .because("the registry's disk is full; nothing was changed")
                 .caused_by(error),
             StoreError::Closed => Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+            StoreError::Busy => {
+                let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy")
+                    .because("too many requests look through the registry: try again");
+                problem.retry_after = Some(5);
+                problem
+            }
             StoreError::Corrupt(_) | StoreError::Ended(_) | StoreError::Database(_) => {
                 Self::internal(error)
             }

@@ -22,7 +22,13 @@ use crate::history::{Head, History, Place};
 
 /// What brings a database up to date, in order.
 pub(crate) static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
-const READERS: u32 = 4;
+/// Who waits for feed and lookup is waited for by devices: these connections read what an index
+/// leads to, a page at most.
+const EDGE_READERS: u32 = 4;
+/// Operators look through everything, which may take its time.
+const OPERATOR_READERS: u32 = 4;
+/// A reader is waited for so long.
+const READER_TIMEOUT: Duration = Duration::from_secs(10);
 /// `SQLITE_FULL` (<https://www.sqlite.org/rescode.html>).
 const SQLITE_FULL: &str = "13";
 
@@ -82,6 +88,9 @@ pub(crate) enum StoreError {
     /// The registry stops.
     #[error("the database is closed")]
     Closed,
+    /// All connections that read are taken.
+    #[error("no reader of the database has become free")]
+    Busy,
     /// A task of the writer ended before its time.
     #[error("the writer ended: {0}")]
     Ended(#[from] tokio::task::JoinError),
@@ -97,10 +106,10 @@ fn is_full(error: &sqlx::Error) -> bool {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        if is_full(&error) {
-            Self::Full
-        } else {
-            Self::Database(error)
+        match error {
+            error if is_full(&error) => Self::Full,
+            sqlx::Error::PoolTimedOut => Self::Busy,
+            error => Self::Database(error),
         }
     }
 }
@@ -111,7 +120,8 @@ pub(crate) struct Store {
     history: History,
     pseudonym_key: Arc<PseudonymKey>,
     clock: Clock,
-    readers: SqlitePool,
+    edge_readers: SqlitePool,
+    operator_readers: SqlitePool,
     /// How the writer is opened, also again.
     opening: Arc<Opening>,
     /// `None` once it is closed.
@@ -181,23 +191,25 @@ impl Store {
                     why: other.to_string(),
                 },
             })?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .acquire_timeout(Duration::from_secs(30))
-            .connect_with(
-                opening
-                    .options
-                    .clone()
-                    .create_if_missing(false)
-                    .read_only(true),
-            )
-            .await
-            .map_err(explain)?;
+        let reading = opening
+            .options
+            .clone()
+            .create_if_missing(false)
+            .read_only(true);
+        let readers = |most| {
+            SqlitePoolOptions::new()
+                .max_connections(most)
+                .acquire_timeout(READER_TIMEOUT)
+                .connect_with(reading.clone())
+        };
+        let edge_readers = readers(EDGE_READERS).await.map_err(explain)?;
+        let operator_readers = readers(OPERATOR_READERS).await.map_err(explain)?;
         Ok(Self {
             history,
             pseudonym_key: Arc::new(pseudonym_key),
             clock,
-            readers,
+            edge_readers,
+            operator_readers,
             opening: Arc::new(opening),
             writer: Arc::new(Mutex::new(Some(writer))),
             head: watch::Sender::new(head),
@@ -224,14 +236,19 @@ impl Store {
         self.head.subscribe()
     }
 
-    /// A connection that only reads.
+    /// A connection that only reads, for operators.
     pub async fn read(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
-        Ok(self.readers.acquire().await?)
+        Ok(self.operator_readers.acquire().await?)
     }
 
-    /// A view that does not change while it is read.
+    /// A view that does not change while it is read, for operators.
     pub async fn read_consistently(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        Ok(self.readers.begin().await?)
+        Ok(self.operator_readers.begin().await?)
+    }
+
+    /// The same for edges, whom no operator keeps waiting.
+    pub async fn read_for_edges(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        Ok(self.edge_readers.begin().await?)
     }
 
     /// Runs `work` in a transaction of its own, after those before it. Where `work` gives an
@@ -317,7 +334,8 @@ impl Store {
     /// touches the files any more.
     pub async fn close(&self) {
         let writer = self.writer.lock().await.take();
-        self.readers.close().await;
+        self.edge_readers.close().await;
+        self.operator_readers.close().await;
         let Some(writer) = writer else { return };
         if let Err(error) = writer.close().await {
             tracing::error!("closing the database: {error}");
@@ -482,4 +500,35 @@ async fn identity(
         .and_then(|key| PseudonymKey::new(&id, key).ok())
         .ok_or_else(|| damaged("the key for pseudonyms"))?;
     Ok((History::from_octets(feed), key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_migration_has_a_number_of_its_own() {
+        let numbers: Vec<i64> = MIGRATIONS.iter().map(|one| one.version).collect();
+        let different: BTreeSet<i64> = numbers.iter().copied().collect();
+        assert_eq!(numbers.len(), different.len(), "{numbers:?}");
+    }
+
+    #[tokio::test]
+    async fn operators_who_read_for_long_keep_no_edge_waiting() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("registry.sqlite");
+        let clock = Clock::new(jiff::SignedDuration::ZERO);
+        let store = Store::open(&path, clock, None).await.unwrap();
+        let mut taken = Vec::new();
+        for _ in 0..OPERATOR_READERS {
+            taken.push(store.read_consistently().await.unwrap());
+        }
+        assert!(store.operator_readers.try_acquire().is_none());
+        let mut edge = store.read_for_edges().await.unwrap();
+        let head = read_head(&mut edge, store.history()).await.unwrap();
+        assert_eq!(head, store.history().beginning());
+        drop((taken, edge));
+        store.close().await;
+    }
 }
