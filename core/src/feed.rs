@@ -25,28 +25,29 @@ pub const MAX_RECORDS: u32 = 5_000;
 /// The longest history identifier or cursor, in octets.
 pub const MAX_TOKEN_OCTETS: usize = 256;
 
-/// Text that can be neither a history identifier nor a cursor.
+/// Text that can be neither a history identifier nor a cursor: those are 1 to 256 letters, digits
+/// and `-._~` (RFC 3986, 2.3), so that they stand in a query as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected 1 to 256 letters, digits and -._~")]
 pub struct FeedTokenError;
 
-/// 1 to 256 letters, digits and `-._~` (RFC 3986, 2.3), so it stands in a query as it is.
 fn is_token(text: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
     !text.is_empty() && text.len() <= MAX_TOKEN_OCTETS && text.bytes().all(plain)
 }
 
 checked_text! {
-    /// Names one history of a registry. A registry that was restored and went on differently is
-    /// another history.
-    ///
-    /// 1 to 256 letters, digits and `-._~` (RFC 3986, 2.3), so it stands in a query as it is.
+    /// Names the history that a registry's database tells, from its first start on; any other text
+    /// is a [`FeedTokenError`]. A copy of the database that is put back keeps the name, though what
+    /// came after the copy is not in its past, and what comes next is another future: that shows in
+    /// the cursor, not here.
     FeedId, is_token, FeedTokenError
 }
 checked_text! {
-    /// A place in a history, made by the registry and opaque to everybody else.
-    ///
-    /// 1 to 256 letters, digits and `-._~` (RFC 3986, 2.3), so it stands in a query as it is.
+    /// A place in a history, made by the registry and opaque to everybody else; any other text is a
+    /// [`FeedTokenError`]. It says what was before it: a registry that was put back from a copy does
+    /// not know a cursor of what the copy does not hold, even after as many changes (410), and the
+    /// history is read from its beginning.
     Cursor, is_token, FeedTokenError
 }
 
@@ -63,7 +64,8 @@ pub struct FeedHeader {
     /// Whether more records are there already.
     pub more: bool,
     /// The revision of the newest change in the whole history when the answer was made; 0 in an
-    /// empty one. It never goes down within a history, and no record of the answer is above it.
+    /// empty one. No record of the answer is above it. It goes down only where the registry was put
+    /// back from a copy.
     pub head: u64,
     /// How many records follow.
     pub count: u32,
