@@ -35,9 +35,9 @@ Environment:
 /// Edge authentication for medical devices: a device's certificate leads to its account.
 ///
 /// `serve` runs the registry, which knows the devices, their accounts and their claims; `stop` and
-/// `backup` go with it. `edge init`
-/// sets an Envoy up. `ca init` and `provision` make devices; `enrol`, `claim`, `suspend`, `resume`, `revoke`, `release` and
-/// `pin` change what the registry holds, `show`, `list`, `audit` and `export` read it. `check` reads
+/// `backup` go with it. `edge init` sets an Envoy up. `ca init` and `provision` make devices;
+/// `enrol`, `claim`, `suspend`, `resume`, `revoke`, `release`, `new-secret`, `expire` and `pin`
+/// change what the registry holds, `show`, `list`, `audit` and `export` read it. `check` reads
 /// configurations of the guard as the guard does, and `explain` tells why it decides as it does.
 #[derive(Debug, Parser)]
 #[command(name = "medbind", version, after_long_help = AFTER_HELP, max_term_width = 100)]
@@ -153,6 +153,22 @@ pub enum Command {
     )]
     #[command(after_long_help = "Examples:\n  medbind release acme:SN1 --reason 'returned'")]
     Release(Change),
+    /// Make a new claim secret for a device that no account has
+    #[command(
+        long_about = "Make a new claim secret for a device that no account has; it is shown once, here, and the old one is worth nothing.\n\nFor a label that is lost or was read by somebody else, and for a `release` whose answer never came: the device is released then, and nobody has its secret. An account's device is released first."
+    )]
+    #[command(
+        after_long_help = "Examples:\n  medbind new-secret acme:SN1 --reason 'the label was lost'"
+    )]
+    NewSecret(Change),
+    /// Say when a device's binding ends by itself
+    #[command(
+        long_about = "Say when a device's binding ends by itself: a loan, a trial. From then on the device is refused (binding_expired), until the end is moved again.\n\nThe end is the device's: it stays through a release and the next claim."
+    )]
+    #[command(
+        after_long_help = "Examples:\n  medbind expire acme:SN1 --at 2027-06-30T22:00:00Z --reason 'the loan goes on'\n  medbind expire acme:SN1 --never"
+    )]
+    Expire(Expire),
     /// Tie a device to its public keys
     #[command(
         long_about = "Tie a device to its public keys: with pins, no other key is let in, whoever signed it.\n\nA pin is the SHA-256 of the subject public key info, 64 lower-case hex digits; --certificate works it out. The pins given replace those that were there; --none removes them all."
@@ -569,7 +585,7 @@ pub struct Claim {
     pub secret: Option<String>,
 }
 
-/// `medbind suspend`, `resume`, `release`.
+/// `medbind suspend`, `resume`, `release`, `new-secret`.
 #[derive(Debug, Args)]
 pub struct Change {
     /// The device, as in acme:SN1
@@ -589,6 +605,21 @@ pub struct Revoke {
     /// Do not ask on the terminal
     #[arg(long)]
     pub yes: bool,
+}
+
+/// `medbind expire`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("when").required(true).args(["at", "never"]))]
+pub struct Expire {
+    /// Which device, and why.
+    #[command(flatten)]
+    pub change: Change,
+    /// When it ends (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    pub at: Option<Timestamp>,
+    /// It does not end by itself
+    #[arg(long)]
+    pub never: bool,
 }
 
 /// `medbind pin`.

@@ -1,4 +1,5 @@
-//! How is changed what the registry holds? Claim, suspend, resume, revoke, release, pin.
+//! How is changed what the registry holds? Claim, suspend, resume, revoke, release, new secret,
+//! expire, pin.
 
 use std::fs;
 use std::io::{BufRead as _, IsTerminal as _};
@@ -6,10 +7,11 @@ use std::process::ExitCode;
 
 use medbind_core::certificate::PeerCertificate;
 use medbind_core::claim::ClaimSecret;
+use medbind_core::time::Timestamp;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::args::{Change, Claim, Global, PinArgs, Revoke};
+use crate::args::{Change, Claim, Expire, Global, PinArgs, Revoke};
 use crate::client::{Registry, device_path};
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, put};
@@ -64,6 +66,29 @@ pub async fn resume(args: &Change, global: &Global) -> Outcome {
 /// `medbind release`.
 pub async fn release(args: &Change, global: &Global) -> Outcome {
     change(args, global, "release", "released").await
+}
+
+/// `medbind new-secret`.
+pub async fn new_secret(args: &Change, global: &Global) -> Outcome {
+    change(args, global, "secret", "made a new secret for").await
+}
+
+/// `medbind expire`.
+pub async fn expire(args: &Expire, global: &Global) -> Outcome {
+    let registry = Registry::new(global)?;
+    let Change { device, reason } = &args.change;
+    let path = device_path(device, "expires_at");
+    let body = json!({ "expires_at": args.at, "reason": reason });
+    let request = registry.with_json(Method::PUT, &path, &body);
+    let record = registry.json(request).await?;
+    show_change(global, "set the end of", &record);
+    let now = Timestamp::from_unix_millis(jiff::Timestamp::now().as_millisecond());
+    if args.at.is_some_and(|at| at <= now) {
+        anstream::eprintln!(
+            "note: that is past: from now on the device is refused, binding_expired"
+        );
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// `medbind revoke`.
@@ -123,14 +148,17 @@ fn show_change(global: &Global, done: &str, record: &Value) {
     if let Some(account) = record["account"].as_str() {
         put!(text, " for account {account}");
     }
+    put!(text, ", now {}", cell(record, "state"));
+    if let Some(end) = record["expires_at"].as_str() {
+        put!(text, " until {end}");
+    }
     put!(
         text,
-        ", now {} (epoch {}, revision {})\n",
-        cell(record, "state"),
+        " (epoch {}, revision {})\n",
         cell(record, "epoch"),
         cell(record, "revision")
     );
-    // A release answers with the next claim secret, this once.
+    // Shown this once.
     if let Some(secret) = record["claim_secret"].as_str() {
         let (bold, dim) = (output::BOLD, output::DIM);
         put!(

@@ -519,7 +519,9 @@ fn next_step(code: DenyCode, device: Option<&DeviceId>) -> String {
             "who ended it and why: medbind show {device}; it is refused for good, a new identity \
              needs a new serial"
         ),
-        DenyCode::BindingExpired => "enrol the device anew with a later expires_at".to_owned(),
+        DenyCode::BindingExpired => {
+            format!("if it goes on: medbind expire {device} --at TIME, or --never")
+        }
         DenyCode::NoAccount => {
             "the caller must sign in; with --account-issuer and --account-subject it is tried here"
                 .to_owned()

@@ -81,6 +81,8 @@ fn run(cli: &Cli) -> Outcome {
         Command::Resume(args) => wait(devices::resume(args, global)),
         Command::Revoke(args) => wait(devices::revoke(args, global)),
         Command::Release(args) => wait(devices::release(args, global)),
+        Command::NewSecret(args) => wait(devices::new_secret(args, global)),
+        Command::Expire(args) => wait(devices::expire(args, global)),
         Command::Pin(args) => wait(devices::pin(args, global)),
         Command::Show(args) => wait(look::show(args, global)),
         Command::List(args) => wait(look::list(args, global)),

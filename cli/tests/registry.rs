@@ -167,6 +167,76 @@ fn a_device_from_its_making_to_its_end() {
 }
 
 #[test]
+fn the_end_of_a_binding_is_moved_as_explain_says() {
+    let day = Day::new();
+    let desk = &day.desk;
+    let (code, secret) = day.device("SN1");
+    day.claim(&code, &secret);
+    desk.write("guard.yaml", guard_yaml(&desk.read("ca/issuer.yaml")));
+    let explain = ["explain", "--guard", "guard.yaml", "--certificate"];
+    let explain = [&explain[..], &["devices/SN1/cert.pem"]].concat();
+    desk.run(&explain).ended_with(0);
+
+    let ended = desk
+        .run(&["expire", "acme:SN1", "--at", "2020-01-01T00:00:00Z"])
+        .ended_with(0);
+    let now = "set the end of acme:SN1 for account acc-1, now active until 2020-01-01T00:00:00Z";
+    assert!(ended.out.starts_with(now), "{}", ended.out);
+    assert!(ended.err.contains("that is past"), "{}", ended.err);
+    let told = desk.run(&explain).ended_with(1).out;
+    assert!(
+        told.contains("binding_expired") && told.contains("next: medbind expire acme:SN1 --at"),
+        "{told}"
+    );
+
+    let later = ["expire", "acme:SN1", "--at", "2099-01-01T00:00:00Z"];
+    assert_eq!(desk.run(&later).ended_with(0).err, "");
+    desk.run(&explain).ended_with(0);
+    let never = ["expire", "acme:SN1", "--never", "--reason", "bought"];
+    desk.run(&never).ended_with(0);
+    let shown = desk.run(&["show", "acme:SN1", "--json"]).ended_with(0);
+    let shown = shown.json();
+    assert_eq!(
+        (&shown["expires_at"], &shown["change"], &shown["reason"]),
+        (&Value::Null, &json!("expire"), &json!("bought"))
+    );
+    for wrong in [
+        &[][..],
+        &["--at", "tomorrow"],
+        &["--never", "--at", "2099-01-01T00:00:00Z"],
+    ] {
+        desk.run(&[&["expire", "acme:SN1"], wrong].concat())
+            .ended_with(2);
+    }
+}
+
+#[test]
+fn the_secret_of_a_release_that_was_lost_is_made_anew() {
+    let day = Day::new();
+    let desk = &day.desk;
+    let (code, secret) = day.device("SN1");
+    day.claim(&code, &secret);
+    let kept = desk.run(&["new-secret", "acme:SN1"]).ended_with(1);
+    assert!(kept.err.contains("a release takes it away"), "{}", kept.err);
+    let secret_of = |args: &[&str]| {
+        let ran = desk.run(&[args, &["--json"]].concat()).ended_with(0);
+        ran.json()["claim_secret"].as_str().unwrap().to_owned()
+    };
+    let lost = secret_of(&["release", "acme:SN1"]);
+    let refused = desk.run(&["release", "acme:SN1"]).ended_with(1);
+    assert!(
+        refused.err.contains("`medbind new-secret` makes another"),
+        "{}",
+        refused.err
+    );
+    let made = secret_of(&["new-secret", "acme:SN1", "--reason", "never arrived"]);
+    let args = ["claim", "--account", "acc-2", "--code", &code];
+    let refused = desk.run_with(&args, &lost).ended_with(1);
+    assert!(refused.err.contains("claim_refused"), "{}", refused.err);
+    assert_eq!(day.claim(&code, &made)["epoch"], 2);
+}
+
+#[test]
 fn a_wrong_secret_and_a_used_one_get_the_same_answer_and_a_mistyped_code_is_not_sent() {
     let day = Day::new();
     let (code, secret) = day.device("SN1");

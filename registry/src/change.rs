@@ -1,19 +1,14 @@
-//! What may happen to a device, and when? Claims, holds, ends and releases.
+//! What may an operator do to a device, and when? Holds, ends, releases, new secrets, pins.
 
 use futures_util::FutureExt as _;
-use medbind_core::binding::{AccountId, BindingState, Epoch, Pins};
-use medbind_core::claim::{ClaimCode, ClaimSecret, ClaimSecretHash, SECRET_SYMBOLS};
+use medbind_core::binding::{AccountId, BindingState, Pins};
+use medbind_core::claim::{ClaimSecret, SECRET_SYMBOLS};
 use medbind_core::feed::binding_line;
 use medbind_core::identity::DeviceId;
-use subtle::{Choice, ConstantTimeEq as _};
+use medbind_core::time::Timestamp;
 
 use crate::device::{Device, pins_octets};
 use crate::store::{Store, StoreError, Writing};
-
-/// How many refused claims of one code are answered within [`REFUSALS_WINDOW_MILLIS`] before
-/// further ones have to wait.
-const REFUSALS_ALLOWED: i64 = 10;
-const REFUSALS_WINDOW_MILLIS: i64 = 15 * 60 * 1000;
 
 /// What an operator may do to a binding.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +21,12 @@ pub(crate) enum Action {
     Revoke,
     /// Take it from its account. A hold stays.
     Release,
+    /// Make a new claim secret for a device that no account has.
+    NewSecret,
     /// Say which keys it may use.
     Pin(Pins),
+    /// Say when it ends by itself.
+    Expire(Option<Timestamp>),
 }
 
 impl Action {
@@ -37,7 +36,17 @@ impl Action {
             Self::Resume => "resume",
             Self::Revoke => "revoke",
             Self::Release => "release",
+            Self::NewSecret => "new_secret",
             Self::Pin(_) => "pin",
+            Self::Expire(_) => "expire",
+        }
+    }
+
+    /// Whether it ends with a secret that nobody has yet.
+    const fn makes_secret(&self) -> bool {
+        match self {
+            Self::Release | Self::NewSecret => true,
+            Self::Suspend | Self::Resume | Self::Revoke | Self::Pin(_) | Self::Expire(_) => false,
         }
     }
 }
@@ -73,20 +82,8 @@ pub(crate) enum ChangeError {
 pub(crate) struct Changed {
     /// The device as it is now.
     pub device: Device,
-    /// After a release: the secret for the next claim.
+    /// Where one was made: the secret for the next claim.
     pub secret: Option<ClaimSecret>,
-}
-
-/// What became of a claim.
-#[derive(Debug)]
-pub(crate) enum Claimed {
-    /// It is the account's now.
-    Won(Box<Device>),
-    /// Unknown code, wrong secret, used secret, or a device that cannot be claimed now: the caller
-    /// does not learn which.
-    Refused,
-    /// Too many refusals of this code: wait.
-    Wait,
 }
 
 /// A new claim secret.
@@ -95,6 +92,10 @@ pub(crate) fn new_secret() -> ClaimSecret {
 }
 
 const FINAL: &str = "the device is revoked, which is final";
+const NOTHING_TO_RELEASE: &str = "no account has the device, so there is nothing to release; where \
+                                  its claim secret is lost, `medbind new-secret` makes another";
+const ACCOUNT_HAS_IT: &str = "an account has the device: a release takes it away, and makes a new \
+                              claim secret";
 
 /// Carries out the action on the row. `Ok(false)`: it is so already.
 fn carry_out(
@@ -115,8 +116,7 @@ fn carry_out(
         (Action::Resume, Active | Unclaimed) => state,
         (Action::Release, Active | Suspended) if claimed => {
             device.binding.account = None;
-            device.secret_hash = secret.hash();
-            device.secret_used = false;
+            device.renew_secret(secret);
             if state == Suspended {
                 Suspended
             } else {
@@ -124,21 +124,41 @@ fn carry_out(
             }
         }
         (Action::Release, Active | Suspended | Unclaimed) => {
-            return Err(ChangeError::Conflict("no account has claimed the device"));
+            return Err(ChangeError::Conflict(NOTHING_TO_RELEASE));
+        }
+        (Action::NewSecret, Suspended | Unclaimed) if !claimed => {
+            device.renew_secret(secret);
+            state
+        }
+        (Action::NewSecret, Active | Suspended | Unclaimed) => {
+            return Err(ChangeError::Conflict(ACCOUNT_HAS_IT));
         }
         (Action::Pin(pins), Active | Suspended | Unclaimed) => {
             let changed = device.binding.pins != *pins;
             device.binding.pins = pins.clone();
             return Ok(changed);
         }
+        (Action::Expire(at), Active | Suspended | Unclaimed) => {
+            let changed = device.binding.expires_at != *at;
+            device.binding.expires_at = *at;
+            return Ok(changed);
+        }
     };
     device.binding.state = next;
-    Ok(next != state || *action == Action::Release)
+    Ok(next != state || action.makes_secret())
+}
+
+impl Device {
+    /// The old secret is worth nothing from now on, used or not.
+    fn renew_secret(&mut self, secret: &ClaimSecret) {
+        self.secret_hash = secret.hash();
+        self.secret_used = false;
+    }
 }
 
 impl Writing<'_> {
     /// Writes the device with its next revision, and the change into the log.
-    async fn save(&mut self, device: &mut Device) -> Result<(), StoreError> {
+    pub async fn save(&mut self, device: &mut Device) -> Result<(), StoreError> {
         let revision = self.head.revision.saturating_add(1);
         device.binding.revision = revision;
         device.changed_at = self.now;
@@ -147,8 +167,8 @@ impl Writing<'_> {
         let binding = &device.binding;
         sqlx::query(
             "UPDATE devices SET secret_hash = ?2, secret_used = ?3, state = ?4, account = ?5, \
-             epoch = ?6, owned = ?7, pins = ?8, revision = ?9, changed_at = ?10 \
-             WHERE device = ?1",
+             epoch = ?6, owned = ?7, pins = ?8, revision = ?9, changed_at = ?10, \
+             expires_at = ?11 WHERE device = ?1",
         )
         .bind(binding.device.as_str())
         .bind(device.secret_hash.0.as_slice())
@@ -160,6 +180,7 @@ impl Writing<'_> {
         .bind(pins_octets(&binding.pins))
         .bind(revision)
         .bind(self.now.unix_millis())
+        .bind(binding.expires_at.map(Timestamp::unix_millis))
         .execute(&mut *self.tx)
         .await?;
         sqlx::query("INSERT INTO changes (revision, device, at, hash) VALUES (?1, ?2, ?3, ?4)")
@@ -217,98 +238,14 @@ impl Writing<'_> {
             })
             .await?;
         }
-        let secret = (*action == Action::Release).then_some(secret);
+        let secret = if action.makes_secret() {
+            self.forget_refusals(&device.code).await?;
+            Some(secret)
+        } else {
+            None
+        };
         Ok(Changed { device, secret })
     }
-
-    async fn claim(&mut self, claim: &Claim, cause: &Cause) -> Result<Claimed, ChangeError> {
-        let since = self
-            .now
-            .unix_millis()
-            .saturating_sub(REFUSALS_WINDOW_MILLIS);
-        let code = claim.code.as_ref().map_or("", ClaimCode::canonical);
-        let refusals: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM refused_claims WHERE code = ?1 AND at > ?2")
-                .bind(code)
-                .bind(since)
-                .fetch_one(&mut *self.tx)
-                .await
-                .map_err(StoreError::from)?;
-        if refusals >= REFUSALS_ALLOWED && claim.code.is_some() {
-            return Ok(Claimed::Wait);
-        }
-        let found = match &claim.code {
-            Some(code) => Device::find_by_code(&mut self.tx, code).await?,
-            None => None,
-        };
-        // The same steps whether the code is known or not, and no answer before the last.
-        let unknown = ClaimSecretHash([0; 32]);
-        let expected = found
-            .as_ref()
-            .map_or(&unknown, |device| &device.secret_hash);
-        let matches = claim.secret_hash.0.ct_eq(&expected.0)
-            & truth(claim.secret_is_one)
-            & truth(found.is_some())
-            & truth(found.as_ref().is_some_and(|device| !device.secret_used))
-            & truth(found.as_ref().is_some_and(|device| {
-                device.binding.state == BindingState::Unclaimed && device.binding.account.is_none()
-            }));
-        let named = found.as_ref().map(|device| device.binding.device.clone());
-        if let (true, Some(mut device)) = (bool::from(matches), found) {
-            if device.owned {
-                let next = device
-                    .binding
-                    .epoch
-                    .get()
-                    .checked_add(1)
-                    .and_then(Epoch::new);
-                device.binding.epoch = next.ok_or(ChangeError::EpochsUsedUp)?;
-            }
-            device.owned = true;
-            device.secret_used = true;
-            device.binding.state = BindingState::Active;
-            device.binding.account = Some(claim.account.clone());
-            self.save(&mut device).await?;
-            let revision = self.head.revision;
-            self.audit(Entry {
-                cause,
-                action: "claim",
-                device: Some(&device.binding.device),
-                account: Some(&claim.account),
-                revisions: Some((revision, revision)),
-            })
-            .await?;
-            return Ok(Claimed::Won(Box::new(device)));
-        }
-        self.refuse(code, since).await?;
-        self.audit(Entry {
-            cause,
-            action: "claim_refused",
-            device: named.as_ref(),
-            account: Some(&claim.account),
-            revisions: None,
-        })
-        .await?;
-        Ok(Claimed::Refused)
-    }
-
-    /// Counts the refusal, and forgets those that are long past.
-    async fn refuse(&mut self, code: &str, since: i64) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM refused_claims WHERE at <= ?1")
-            .bind(since)
-            .execute(&mut *self.tx)
-            .await?;
-        sqlx::query("INSERT INTO refused_claims (code, at) VALUES (?1, ?2)")
-            .bind(code)
-            .bind(self.now.unix_millis())
-            .execute(&mut *self.tx)
-            .await?;
-        Ok(())
-    }
-}
-
-fn truth(value: bool) -> Choice {
-    Choice::from(u8::from(value))
 }
 
 /// An entry of the audit.
@@ -325,30 +262,6 @@ pub(crate) struct Entry<'a> {
     pub revisions: Option<(u64, u64)>,
 }
 
-/// A claim as it was typed. Text that can be no code or no secret is refused like a wrong one.
-#[derive(Debug)]
-pub(crate) struct Claim {
-    code: Option<ClaimCode>,
-    secret_hash: ClaimSecretHash,
-    secret_is_one: bool,
-    account: AccountId,
-}
-
-impl Claim {
-    /// From what was typed.
-    pub fn new(code: &str, secret: &str, account: AccountId) -> Self {
-        let secret: Option<ClaimSecret> = secret.parse().ok();
-        let secret_is_one = secret.is_some();
-        let secret_hash = secret.unwrap_or_else(new_secret).hash();
-        Self {
-            code: code.parse().ok(),
-            secret_hash,
-            secret_is_one,
-            account,
-        }
-    }
-}
-
 impl Store {
     /// Carries out an operator's action in one transaction with its log entry. Where it is so
     /// already nothing changes, and the revision stays.
@@ -363,20 +276,13 @@ impl Store {
         })
         .await
     }
-
-    /// Claims a device for an account, or refuses and remembers it.
-    pub async fn claim(&self, claim: Claim, cause: Cause) -> Result<Claimed, ChangeError> {
-        self.write(move |writing| async move { writing.claim(&claim, &cause).await }.boxed())
-            .await
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use medbind_core::binding::{Binding, Pin};
-    use medbind_core::claim::CODE_SYMBOLS;
-    use medbind_core::time::Timestamp;
+    use medbind_core::binding::{Binding, Epoch, Pin};
+    use medbind_core::claim::{CODE_SYMBOLS, ClaimCode};
 
     fn device(state: BindingState, account: Option<&str>) -> Device {
         Device {
@@ -405,6 +311,7 @@ mod tests {
     fn each_state_allows_what_it_allows() {
         use BindingState::{Active, Revoked, Suspended, Unclaimed};
         let pin = || Action::Pin(Pins::new([Pin([1; 32])]).unwrap());
+        let end = || Action::Expire(Some(Timestamp::from_unix_seconds(1)));
         let acc = Some("acc-1");
         for (action, state, account, expected) in [
             (Action::Suspend, Unclaimed, None, Some((Suspended, true))),
@@ -425,19 +332,32 @@ mod tests {
             (Action::Release, Suspended, acc, Some((Suspended, true))),
             (Action::Release, Suspended, None, None),
             (Action::Release, Revoked, acc, None),
+            (Action::NewSecret, Unclaimed, None, Some((Unclaimed, true))),
+            (Action::NewSecret, Active, acc, None),
+            (Action::NewSecret, Suspended, acc, None),
+            (Action::NewSecret, Suspended, None, Some((Suspended, true))),
+            (Action::NewSecret, Revoked, None, None),
+            (Action::NewSecret, Revoked, acc, None),
             (pin(), Unclaimed, None, Some((Unclaimed, true))),
             (pin(), Active, acc, Some((Active, true))),
             (pin(), Suspended, acc, Some((Suspended, true))),
             (pin(), Revoked, acc, None),
+            (end(), Unclaimed, None, Some((Unclaimed, true))),
+            (end(), Active, acc, Some((Active, true))),
+            (end(), Suspended, acc, Some((Suspended, true))),
+            (end(), Revoked, acc, None),
         ] {
             let mut device = device(state, account);
             let secret = new_secret();
+            let before = device.secret_hash;
             let changed = carry_out(&action, &mut device, &secret);
             let found = changed.ok().map(|changed| (device.binding.state, changed));
             assert_eq!(found, expected, "{action:?} in {state:?}");
-            if action == Action::Release && expected.is_some() {
+            if action.makes_secret() && expected.is_some() {
                 assert_eq!(device.binding.account, None);
                 assert!(!device.secret_used && device.secret_hash == secret.hash());
+            } else {
+                assert_eq!(device.secret_hash, before, "{action:?} in {state:?}");
             }
         }
     }

@@ -49,7 +49,8 @@ pub struct DeviceShown {
     /// The device.
     #[serde(flatten)]
     pub record: DeviceRecord,
-    /// What was done: `enrol`, `claim`, `suspend`, `resume`, `revoke`, `release`, `pin`.
+    /// What was done: `enrol`, `claim`, `suspend`, `resume`, `revoke`, `release`, `new_secret`,
+    /// `pin`, `expire`.
     pub change: Option<String>,
     /// Who did it, as in `operator:ann`.
     pub changed_by: Option<String>,
@@ -66,10 +67,10 @@ pub struct DeviceList {
     pub next: Option<String>,
 }
 
-/// The answer to a release: the device, and the secret for its next claim, which is shown this
-/// once. `Debug` does not show it.
+/// The answer to a release, and to a call for a new secret: the device, and the secret for its next
+/// claim, which is shown this once. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Released {
+pub struct NewSecret {
     /// The device.
     #[serde(flatten)]
     pub record: DeviceRecord,
@@ -77,9 +78,9 @@ pub struct Released {
     pub claim_secret: String,
 }
 
-impl fmt::Debug for Released {
+impl fmt::Debug for NewSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Released")
+        f.debug_struct("NewSecret")
             .field("record", &self.record)
             .finish_non_exhaustive()
     }

@@ -10,12 +10,14 @@ use medbind_core::binding::{AccountId, BindingState, DeviceClass, Pins};
 use medbind_core::claim::ClaimCode;
 use medbind_core::feed::binding_line;
 use medbind_core::identity::DeviceId;
+use medbind_core::time::Timestamp;
 use serde::Deserialize;
 use sqlx::{QueryBuilder, Sqlite};
 
-use crate::change::{Action, Cause, Changed, Claim, Claimed};
+use crate::change::{Action, Cause, Changed};
+use crate::claim::{Claim, Claimed};
 use crate::device::{
-    Device, DeviceList, DeviceRecord, DeviceShown, Released, binding_columns, device_columns,
+    Device, DeviceList, DeviceRecord, DeviceShown, NewSecret, binding_columns, device_columns,
 };
 use crate::problem::Problem;
 use crate::routes::{App, Asked, Caller, Named, Sent};
@@ -42,6 +44,10 @@ fn read_why(body: &Bytes) -> Result<Option<String>, Problem> {
     } else {
         serde_json::from_slice(body).map_err(|error| Problem::invalid(error.to_string()))?
     };
+    check_reason(reason)
+}
+
+fn check_reason(reason: Option<String>) -> Result<Option<String>, Problem> {
     let Some(reason) = reason else {
         return Ok(None);
     };
@@ -106,16 +112,52 @@ pub(crate) async fn release(
     caller: Caller,
     Named(device): Named,
     body: Bytes,
-) -> Result<Json<Released>, Problem> {
+) -> Result<Json<NewSecret>, Problem> {
     let changed = act(&app, &caller, device, Action::Release, read_why(&body)?).await?;
+    with_secret(changed)
+}
+
+/// `POST /v1/devices/{device}/secret`.
+pub(crate) async fn new_secret(
+    State(app): State<App>,
+    caller: Caller,
+    Named(device): Named,
+    body: Bytes,
+) -> Result<Json<NewSecret>, Problem> {
+    let changed = act(&app, &caller, device, Action::NewSecret, read_why(&body)?).await?;
+    with_secret(changed)
+}
+
+fn with_secret(changed: Changed) -> Result<Json<NewSecret>, Problem> {
     let secret = changed
         .secret
-        .ok_or_else(|| Problem::internal("a release without a secret"))?;
-    let claim_secret = secret.reveal().to_string();
-    Ok(Json(Released {
+        .ok_or_else(|| Problem::internal("no secret was made"))?;
+    Ok(Json(NewSecret {
         record: changed.device.into_record(),
-        claim_secret,
+        claim_secret: secret.reveal().to_string(),
     }))
+}
+
+/// The body of `PUT /v1/devices/{device}/expires_at`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ExpiresAtBody {
+    // So read, a field that is left out is an error, not a binding without an end.
+    #[serde(deserialize_with = "Option::deserialize")]
+    expires_at: Option<Timestamp>,
+    reason: Option<String>,
+}
+
+/// `PUT /v1/devices/{device}/expires_at`.
+pub(crate) async fn expires_at(
+    State(app): State<App>,
+    caller: Caller,
+    Named(device): Named,
+    Sent(ExpiresAtBody { expires_at, reason }): Sent<ExpiresAtBody>,
+) -> Result<Json<DeviceRecord>, Problem> {
+    let action = Action::Expire(expires_at);
+    let changed = act(&app, &caller, device, action, check_reason(reason)?).await?;
+    Ok(Json(changed.device.into_record()))
 }
 
 /// The body of `PUT /v1/devices/{device}/pins`.
@@ -167,11 +209,11 @@ pub(crate) async fn claim(
             Err(Problem::new(StatusCode::FORBIDDEN, "claim_refused")
                 .because("code and secret do not fit, or the secret was used"))
         }
-        Claimed::Wait => {
+        Claimed::Wait(seconds) => {
             app.metrics.refused_claims.add();
             let mut problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts")
                 .because("too many refused claims of this code");
-            problem.retry_after = Some(300);
+            problem.retry_after = Some(seconds);
             Err(problem)
         }
     }

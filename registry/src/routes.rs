@@ -122,6 +122,18 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
             post(operator::release),
         ),
         row(
+            send(),
+            "/v1/devices/{device}/secret",
+            Operator,
+            post(operator::new_secret),
+        ),
+        row(
+            set(),
+            "/v1/devices/{device}/expires_at",
+            Operator,
+            put(operator::expires_at),
+        ),
+        row(
             set(),
             "/v1/devices/{device}/pins",
             Operator,

@@ -60,7 +60,7 @@ async fn every_endpoint_serves_whom_the_table_names_and_nobody_else() {
             walked += 1;
         }
     }
-    assert_eq!(walked, 16 * 4);
+    assert_eq!(walked, 18 * 4);
     for (name, caller) in &callers {
         let other = code_of(caller, &Method::DELETE, "/v1/devices/{device}").await;
         assert_eq!(
