@@ -303,6 +303,7 @@ mod tests {
             pseudonym: String::new(),
             enrolled_at: Timestamp::default(),
             changed_at: Timestamp::default(),
+            enrolment: None,
         }
     }
 

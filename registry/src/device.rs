@@ -124,6 +124,8 @@ pub(crate) struct Device {
     pub enrolled_at: Timestamp,
     /// When it was last changed.
     pub changed_at: Timestamp,
+    /// The digest of the line that it was enrolled with; older rows have none.
+    pub enrolment: Option<[u8; 32]>,
 }
 
 /// The columns that [`read_binding`] reads, in its order.
@@ -139,7 +141,7 @@ macro_rules! device_columns {
     () => {
         concat!(
             $crate::device::binding_columns!(),
-            ", code, secret_hash, secret_used, owned, pseudonym, enrolled_at, changed_at"
+            ", code, secret_hash, secret_used, owned, pseudonym, enrolled_at, changed_at, enrolment"
         )
     };
 }
@@ -193,6 +195,7 @@ impl Device {
     /// Reads a row of [`device_columns`].
     pub fn from_row(row: &SqliteRow) -> Result<Self, StoreError> {
         let secret_hash: &[u8] = row.try_get(9)?;
+        let enrolment: Option<&[u8]> = row.try_get(15)?;
         Ok(Self {
             binding: read_binding(row)?,
             code: parse(row.try_get(8)?, "a claim code")?,
@@ -206,6 +209,10 @@ impl Device {
             pseudonym: row.try_get(12)?,
             enrolled_at: Timestamp::from_unix_millis(row.try_get(13)?),
             changed_at: Timestamp::from_unix_millis(row.try_get(14)?),
+            enrolment: enrolment
+                .map(TryInto::try_into)
+                .transpose()
+                .map_err(|_| StoreError::Corrupt("an enrolment's digest"))?,
         })
     }
 

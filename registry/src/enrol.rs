@@ -2,23 +2,30 @@
 
 use core::fmt::Display;
 use core::str::FromStr;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use futures_util::FutureExt as _;
-use medbind_core::binding::{Binding, BindingState, DeviceClass, Epoch, Pins};
+use medbind_core::binding::{Binding, BindingState, DeviceClass, Epoch, Pin, Pins};
 use medbind_core::claim::{ClaimCode, ClaimSecretHash};
 use medbind_core::feed::binding_line;
 use medbind_core::identity::DeviceId;
 use medbind_core::time::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::change::{Cause, Entry};
 use crate::device::{Device, device_columns, pins_octets};
 use crate::history::hex;
+use crate::seen::Seen;
 use crate::store::{Store, StoreError, Writing};
 
+const DIGEST_CONTEXT: &[u8] = b"medbind-enrolment-v1:";
+
 /// A device to be enrolled, as a line of an import says it. A field that is not known is an error.
-#[derive(Clone, Debug, Deserialize)]
+///
+/// Written as JSON it is the canonical line, whose digest the database keeps: a field that is added
+/// here must not be written where it is absent, so that the lines of today are known again.
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Enrolment {
     device: DeviceId,
@@ -32,10 +39,45 @@ pub(crate) struct Enrolment {
 }
 
 impl Enrolment {
-    /// Whether the device was enrolled with the same.
-    fn is_same_as(&self, known: &Device) -> bool {
+    /// SHA-256 of the canonical line: NDJSON and CSV, spellings of the code and the time, and the
+    /// order of the pins make no difference.
+    fn digest(&self) -> Result<[u8; 32], StoreError> {
+        let pins = Pins::new(sorted(&self.pins)).map_err(|_| StoreError::Corrupt("pins"))?;
+        let canonical = Self {
+            pins,
+            ..self.clone()
+        };
+        let digest = Sha256::new()
+            .chain_update(DIGEST_CONTEXT)
+            .chain_update(json(&canonical)?)
+            .finalize();
+        Ok(digest.into())
+    }
+
+    /// Why the line is not the one that the device was enrolled with; `None` where it is.
+    fn conflict_with(&self, known: &Device) -> Result<Option<String>, StoreError> {
+        let differs = self.differences(known);
+        let is_same = match known.enrolment {
+            Some(digest) => digest == self.digest()?,
+            // Enrolled before digests were kept: what it is now is all that is known.
+            None => differs.is_empty(),
+        };
+        if is_same {
+            return Ok(None);
+        }
+        let device = &self.device;
+        Ok(Some(if differs.is_empty() {
+            format!("device {device} is enrolled already, by a line with other values")
+        } else {
+            let fields = differs.join(", ");
+            format!("device {device} is enrolled already, and differs in {fields}")
+        }))
+    }
+
+    /// The fields that are not as the device has them now.
+    fn differences(&self, known: &Device) -> Vec<&'static str> {
         let Self {
-            device,
+            device: _,
             code,
             secret_hash,
             class,
@@ -43,13 +85,23 @@ impl Enrolment {
             expires_at,
         } = self;
         let binding = &known.binding;
-        *device == binding.device
-            && *code == known.code
-            && *secret_hash == known.secret_hash
-            && Some(class) == binding.class.as_ref()
-            && *pins == binding.pins
-            && *expires_at == binding.expires_at
+        [
+            ("code", *code == known.code),
+            ("secret_hash", *secret_hash == known.secret_hash),
+            ("class", Some(class) == binding.class.as_ref()),
+            ("pins", sorted(pins) == sorted(&binding.pins)),
+            ("expires_at", *expires_at == binding.expires_at),
+        ]
+        .into_iter()
+        .filter_map(|(name, same)| (!same).then_some(name))
+        .collect()
     }
+}
+
+fn sorted(pins: &Pins) -> Vec<Pin> {
+    let mut pins = pins.as_slice().to_vec();
+    pins.sort_unstable();
+    pins
 }
 
 /// The columns of a CSV file, those first that must be there.
@@ -105,24 +157,25 @@ pub(crate) struct BadLine {
 pub(crate) struct Enrolled {
     /// How many devices entered.
     pub imported: u64,
-    /// How many were there before the import began, and are the same.
+    /// How many were there before, by the same line.
     pub unchanged: u64,
     /// Those that did not.
     pub rejected: Vec<BadLine>,
+    /// The devices that the import named so far.
+    pub seen: Seen,
 }
 
 impl Store {
-    /// Enrols a batch in one transaction. A device that an earlier line names is rejected, and so
-    /// is a code that another device has. A device that was enrolled before the import `begun` is
-    /// left as it is where the line says the same, so that an import can be repeated, and rejected
-    /// where it does not.
+    /// Enrols a batch in one transaction. A device that an earlier line of the import names is
+    /// rejected, and so is a code that another device has. A device that is there by the same line
+    /// is left as it is, so that an import can be repeated; by another line, it is rejected.
     pub async fn enrol(
         &self,
         batch: Vec<(u64, Enrolment)>,
-        begun: Timestamp,
+        seen: Seen,
         cause: Cause,
     ) -> Result<Enrolled, StoreError> {
-        self.write(move |writing| async move { writing.enrol(batch, begun, &cause).await }.boxed())
+        self.write(move |writing| async move { writing.enrol(batch, seen, &cause).await }.boxed())
             .await
     }
 }
@@ -131,14 +184,14 @@ impl Writing<'_> {
     async fn enrol(
         &mut self,
         batch: Vec<(u64, Enrolment)>,
-        begun: Timestamp,
+        mut seen: Seen,
         cause: &Cause,
     ) -> Result<Enrolled, StoreError> {
         let Sorted {
             accepted,
             unchanged,
             rejected,
-        } = self.sort_out(batch, begun).await?;
+        } = self.sort_out(batch, &mut seen).await?;
         let mut rows = Vec::with_capacity(accepted.len());
         let mut changes = Vec::with_capacity(accepted.len());
         let first = self.head.revision.saturating_add(1);
@@ -164,6 +217,7 @@ impl Writing<'_> {
                 hex(&pins_octets(&enrolment.pins)),
                 revision,
                 self.pseudonym_key.pseudonym(&enrolment.device).to_string(),
+                hex(&enrolment.digest()?),
             ));
             changes.push((revision, enrolment.device.as_str(), hex(&self.head.hash)));
         }
@@ -188,6 +242,7 @@ impl Writing<'_> {
             imported,
             unchanged,
             rejected,
+            seen,
         })
     }
 
@@ -199,10 +254,10 @@ impl Writing<'_> {
     ) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO devices (device, code, secret_hash, secret_used, state, account, class, \
-             epoch, owned, expires_at, pins, revision, pseudonym, enrolled_at, changed_at) \
+             epoch, owned, expires_at, pins, revision, pseudonym, enrolment, enrolled_at, changed_at) \
              SELECT value ->> 0, value ->> 1, unhex(value ->> 2), 0, 'unclaimed', NULL, \
-             value ->> 3, 1, 0, value ->> 4, unhex(value ->> 5), value ->> 6, value ->> 7, ?2, ?2 \
-             FROM json_each(?1)",
+             value ->> 3, 1, 0, value ->> 4, unhex(value ->> 5), value ->> 6, value ->> 7, \
+             unhex(value ->> 8), ?2, ?2 FROM json_each(?1)",
         )
         .bind(json(rows)?)
         .bind(self.now.unix_millis())
@@ -223,27 +278,31 @@ impl Writing<'_> {
     async fn sort_out(
         &mut self,
         batch: Vec<(u64, Enrolment)>,
-        begun: Timestamp,
+        seen: &mut Seen,
     ) -> Result<Sorted, StoreError> {
         let known = self.known_devices(&batch).await?;
         let taken_codes = self.taken_codes(&batch).await?;
-        // The lines that devices and codes of this batch stand on.
+        // The lines that devices and codes of this batch stand on. `seen` may have no room.
         let mut devices: HashMap<String, u64> = HashMap::new();
         let mut codes: HashMap<String, u64> = HashMap::new();
         let mut sorted = Sorted::default();
         for (line, enrolment) in batch {
             let device = enrolment.device.as_str();
             let code = enrolment.code.canonical();
-            let error = if let Some(known) = known.get(device) {
-                if known.enrolled_at < begun && enrolment.is_same_as(known) {
+            let before = devices.get(device).copied();
+            let error = if let Some(first) = before.or_else(|| seen.line_of(&enrolment.device)) {
+                Some(format!("device {device} stands on line {first} too"))
+            } else if let Some(known) = known.get(device) {
+                let conflict = enrolment.conflict_with(known)?;
+                if conflict.is_none() {
                     sorted.unchanged = sorted.unchanged.saturating_add(1);
+                    devices.insert(device.to_owned(), line);
+                    seen.remember(&enrolment.device, line);
                     continue;
                 }
-                Some(format!("device {device} is enrolled already"))
-            } else if let Some(first) = devices.get(device) {
-                Some(format!("device {device} stands on line {first} too"))
-            } else if taken_codes.contains(code) {
-                Some(format!("the code of device {device} is another device's"))
+                conflict
+            } else if let Some(owner) = taken_codes.get(code) {
+                Some(format!("the code of device {device} is that of {owner}"))
             } else {
                 let first = codes.get(code);
                 first
@@ -255,6 +314,7 @@ impl Writing<'_> {
             }
             devices.insert(device.to_owned(), line);
             codes.insert(code.to_owned(), line);
+            seen.remember(&enrolment.device, line);
             sorted.accepted.push(enrolment);
         }
         Ok(sorted)
@@ -283,14 +343,15 @@ impl Writing<'_> {
             .collect()
     }
 
-    /// The codes of a batch that devices have already.
+    /// The codes of a batch that devices have already, and which devices.
     async fn taken_codes(
         &mut self,
         batch: &[(u64, Enrolment)],
-    ) -> Result<HashSet<String>, StoreError> {
+    ) -> Result<HashMap<String, String>, StoreError> {
         let texts: Vec<&str> = batch.iter().map(|(_, one)| one.code.canonical()).collect();
-        let codes = sqlx::query_scalar(
-            "SELECT code FROM json_each(?1) batch CROSS JOIN devices WHERE code = batch.value",
+        let codes: Vec<(String, String)> = sqlx::query_as(
+            "SELECT code, device FROM json_each(?1) batch CROSS JOIN devices \
+             WHERE code = batch.value",
         )
         .bind(json(&texts)?)
         .fetch_all(&mut *self.tx)
@@ -309,4 +370,42 @@ struct Sorted {
 
 fn json(value: &impl serde::Serialize) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(|_| StoreError::Corrupt("a batch"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What databases hold: an older registry's digest must be this one's.
+    #[test]
+    fn a_line_has_one_digest_however_it_is_written() {
+        let line = |code: &str, pins: [&str; 2], end: &str| {
+            let pins = pins.map(|pin| pin.repeat(32));
+            let line = serde_json::json!({
+                "expires_at": end,
+                "pins": pins,
+                "class": "cgm",
+                "code": code,
+                "secret_hash": "9e81e602b6127cd328ecc60a9472e4591044b3b9fd19a35fb276e2714f7e48b5",
+                "device": "acme:SN1",
+            });
+            serde_json::from_value::<Enrolment>(line).unwrap()
+        };
+        // printf 'medbind-enrolment-v1:{"device":"acme:SN1","code":"0000-0000-0001-1",\
+        // "secret_hash":"9e81...48b5","class":"cgm","pins":["abab...","cdcd..."],\
+        // "expires_at":"2035-06-30T22:00:00Z"}' | sha256sum
+        let known = "5ace37b334224a84338354d4c493a42755c18fa8d3734089dc183aad5ba3bba3";
+        for line in [
+            line("0000-0000-0001-1", ["ab", "cd"], "2035-06-30T22:00:00Z"),
+            line(
+                "oooo 0000 0001 l",
+                ["cd", "ab"],
+                "2035-07-01T00:00:00.000+02:00",
+            ),
+        ] {
+            assert_eq!(hex(&line.digest().unwrap()), known);
+        }
+        let other = line("0000-0000-0001-1", ["ab", "ce"], "2035-06-30T22:00:00Z");
+        assert_ne!(hex(&other.digest().unwrap()), known);
+    }
 }

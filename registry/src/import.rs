@@ -9,7 +9,6 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{Stream, StreamExt as _, stream};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use medbind_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -17,6 +16,7 @@ use crate::change::Cause;
 use crate::enrol::{BadLine, COLUMNS, COLUMNS_NEEDED, Enrolment};
 use crate::problem::Problem;
 use crate::routes::{App, Caller};
+use crate::seen::Seen;
 
 /// How many lines make one transaction.
 const BATCH_LINES: usize = 5_000;
@@ -44,7 +44,7 @@ pub enum ImportLine {
         imported: u64,
         /// How many lines were not.
         rejected: u64,
-        /// How many were there before, and are the same.
+        /// How many were there before, by the same line.
         #[serde(default, skip_serializing_if = "is_zero")]
         unchanged: u64,
         /// Whether the whole stream was read.
@@ -110,14 +110,13 @@ pub(crate) async fn import(
         actor: caller.to_string(),
         reason: None,
     };
-    let begun = app.store.now();
     tokio::spawn(async move {
         let mut import = Import {
             app,
             cause,
             answers,
             reader: Reader::new(format),
-            begun,
+            seen: Seen::default(),
             imported: 0,
             unchanged: 0,
             rejected: 0,
@@ -139,7 +138,7 @@ struct Import {
     cause: Cause,
     answers: mpsc::Sender<Bytes>,
     reader: Reader,
-    begun: Timestamp,
+    seen: Seen,
     imported: u64,
     unchanged: u64,
     rejected: u64,
@@ -213,10 +212,12 @@ impl Import {
             }
         }
         if !good.is_empty() {
+            // Where the batch fails, the import ends, and nobody asks what was seen.
+            let seen = core::mem::take(&mut self.seen);
             let enrolled = self
                 .app
                 .store
-                .enrol(good, self.begun, self.cause.clone())
+                .enrol(good, seen, self.cause.clone())
                 .await
                 .map_err(|error| {
                     let problem = Problem::from(error);
@@ -229,6 +230,7 @@ impl Import {
                 })?;
             self.imported = self.imported.saturating_add(enrolled.imported);
             self.unchanged = self.unchanged.saturating_add(enrolled.unchanged);
+            self.seen = enrolled.seen;
             bad.extend(enrolled.rejected);
         }
         bad.sort_by_key(|bad| bad.line);

@@ -24,6 +24,7 @@ pub mod pki;
 mod problem;
 pub mod role;
 mod routes;
+mod seen;
 mod server;
 mod service;
 mod stop;
