@@ -148,16 +148,17 @@ fn show_change(global: &Global, done: &str, record: &Value) {
     if let Some(account) = record["account"].as_str() {
         put!(text, " for account {account}");
     }
-    put!(text, ", now {}", cell(record, "state"));
-    if let Some(end) = record["expires_at"].as_str() {
-        put!(text, " until {end}");
-    }
     put!(
         text,
-        " (epoch {}, revision {})\n",
+        ", now {} (epoch {}, revision {}",
+        cell(record, "state"),
         cell(record, "epoch"),
         cell(record, "revision")
     );
+    if let Some(end) = record["expires_at"].as_str() {
+        put!(text, ", ends {end}");
+    }
+    text.push_str(")\n");
     // Shown this once.
     if let Some(secret) = record["claim_secret"].as_str() {
         let (bold, dim) = (output::BOLD, output::DIM);
