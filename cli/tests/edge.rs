@@ -337,3 +337,38 @@ fn for_whom_certificates_are_and_when_they_end_is_shown() {
         );
     }
 }
+
+/// An infrastructure CA that ends in so many hours; none yet to come: it has ended.
+fn ending_ca(desk: &Desk, name: &str, hours: i64) {
+    let begun = jiff::Timestamp::now().as_second() + (hours - 3650 * 24) * 3600;
+    let begun = medbind_core::time::Timestamp::from_unix_seconds(begun);
+    let ca = CertificateAuthority::generate("infrastructure", begun).unwrap();
+    ca.save(&desk.path(name)).unwrap();
+}
+
+#[test]
+fn an_edge_gets_nothing_that_outlives_the_ca_and_nothing_of_one_that_has_ended() {
+    let desk = desk();
+    ending_ca(&desk, "ending", 100);
+    ending_ca(&desk, "ended", -1);
+    let more = ["--name", "e.example", "--service", "https://s.example"];
+    let of = |ca, dir| [&INIT[..2], &["--infra-ca", ca], &INIT[4..], &more, &[dir]].concat();
+    let ran = desk.run(&of("ending", "edge")).ended_with(0);
+    assert!(ran.err.contains("medbind ca renew ending"), "{}", ran.err);
+    let ends = |file: &str| {
+        CertificateFacts::from_pem(&desk.read(file))
+            .unwrap()
+            .not_after
+    };
+    for name in ["server", "edge"] {
+        assert_eq!(
+            ends(&format!("edge/{name}/cert.pem")),
+            ends("ending/cert.pem")
+        );
+    }
+    let ran = desk.run(&of("ended", "other")).ended_with(2);
+    assert!(ran.err.contains("medbind ca renew"), "{}", ran.err);
+    assert!(!desk.path("other").exists());
+    desk.run(&["ca", "renew", "ended"]).ended_with(0);
+    desk.run(&of("ended", "other")).ended_with(0);
+}

@@ -9,8 +9,8 @@ use medbind_core::time::Timestamp;
 use crate::data_dir::{DataDirError, Made};
 use crate::files::read;
 use crate::pki::{
-    self, CA_NEAR_EXPIRY, CERTIFICATE_FILE, CertificateAuthority, CertificateFacts, KEY_FILE,
-    LEAF_VALIDITY, NEAR_EXPIRY, PkiError, PrivateKeyPem, Purpose,
+    self, CA_NEAR_EXPIRY, CERTIFICATE_FILE, CertificateAuthority, CertificateFacts, Credentials,
+    KEY_FILE, LEAF_VALIDITY, NEAR_EXPIRY, PkiError, PrivateKeyPem, Purpose,
 };
 use crate::role::{Name, NameError, Role};
 
@@ -77,11 +77,11 @@ impl Certificates {
         for name in &self.names {
             pki::check_server_name(name)?;
         }
-        let mut made = self.make_missing(now)?;
         let mut warnings = Vec::new();
+        let mut made = self.make_missing(now, &mut warnings)?;
         if let Some(why) = self.misfit()? {
             if let Some(ca) = self.authority()? {
-                made.push(self.make_server_again(&ca, now)?);
+                made.push(self.make_server_again(&ca, now, &mut warnings)?);
             } else {
                 let path = self.dir.join(SERVER_DIR);
                 warnings.push(format!(
@@ -103,7 +103,7 @@ impl Certificates {
     /// Reads the files, and makes the server's certificate again where it is near its end. Other
     /// certificates are in the hands of those who use them.
     pub fn look(&self, now: Timestamp) -> Result<Identity, DataDirError> {
-        let mut made = Vec::new();
+        let (mut made, mut warnings) = (Vec::new(), Vec::new());
         let ca = self.authority()?;
         let server = facts(&self.dir.join(SERVER_DIR))?;
         if server.is_near_end(now, NEAR_EXPIRY)
@@ -111,9 +111,9 @@ impl Certificates {
             // A CA that ends itself has no longer life to give.
             && ca.not_after() > server.not_after
         {
-            made.push(self.make_server_again(ca, now)?);
+            made.push(self.make_server_again(ca, now, &mut warnings)?);
         }
-        let (mut ends, mut warnings) = (Vec::new(), Vec::new());
+        let mut ends = Vec::new();
         for name in DIRECTORIES {
             let dir = self.dir.join(name);
             let within = if name == CA_DIR {
@@ -183,7 +183,11 @@ impl Certificates {
         }
     }
 
-    fn make_missing(&self, now: Timestamp) -> Result<Vec<Made>, DataDirError> {
+    fn make_missing(
+        &self,
+        now: Timestamp,
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<Made>, DataDirError> {
         let mut made = Vec::new();
         let ca_dir = self.ca_dir();
         if !ca_dir.exists() {
@@ -221,7 +225,9 @@ impl Certificates {
                 missing: dir.clone(),
                 key: ca_dir.join(KEY_FILE),
             })?;
-            ca.issue(&purpose, now, LEAF_VALIDITY)?.save(&dir)?;
+            let new = ca.issue(&purpose, now, LEAF_VALIDITY)?;
+            new.save(&dir)?;
+            warnings.extend(self.shortened(&new, &dir));
             made.push(Made { what, path: dir });
         }
         Ok(made)
@@ -231,13 +237,27 @@ impl Certificates {
         &self,
         ca: &CertificateAuthority,
         now: Timestamp,
+        warnings: &mut Vec<String>,
     ) -> Result<Made, DataDirError> {
         let path = self.dir.join(SERVER_DIR);
-        ca.issue(&Purpose::Server(self.names.clone()), now, LEAF_VALIDITY)?
-            .replace(&path)?;
+        let new = ca.issue(&Purpose::Server(self.names.clone()), now, LEAF_VALIDITY)?;
+        new.replace(&path)?;
+        warnings.extend(self.shortened(&new, &path));
         Ok(Made {
             what: "server certificate and key, again",
             path,
+        })
+    }
+
+    /// What there is to say of a new certificate that ends with its CA.
+    fn shortened(&self, new: &Credentials, dir: &Path) -> Option<String> {
+        new.shortened.then(|| {
+            format!(
+                "{} ends at {}, when its CA ends, and not later as is usual: medbind ca renew {}",
+                dir.join(CERTIFICATE_FILE).display(),
+                new.not_after,
+                self.ca_dir().display()
+            )
         })
     }
 
@@ -433,6 +453,8 @@ mod tests {
         let looked = dir.look(late).unwrap();
         let ca_end = looked.ends[0].1;
         assert_eq!(looked.ends[1].1, ca_end, "no longer than its CA");
+        let said = |warning: &String| warning.contains("server/cert.pem ends at");
+        assert!(looked.warnings.iter().any(said), "{:?}", looked.warnings);
         let late = late.after(Duration::from_hours(23));
         let looked = dir.look(late).unwrap();
         assert_eq!(looked.made, [], "nothing is to be won");

@@ -298,3 +298,29 @@ async fn read_one(store: &Store, device: &str) -> Result<Page, StoreError> {
         head: head.revision,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::store::OPERATOR_READERS;
+
+    #[tokio::test]
+    async fn operators_who_read_for_long_keep_no_feed_and_no_lookup_waiting() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("registry.sqlite");
+        let clock = Clock::new(jiff::SignedDuration::ZERO);
+        let store = Store::open(&path, clock, None).await.unwrap();
+        let mut taken = Vec::new();
+        for _ in 0..OPERATOR_READERS {
+            taken.push(store.read_consistently().await.unwrap());
+        }
+        // Where they waited, this would be an error.
+        let page = read_page(&store, None, 10).await;
+        assert!(page.is_ok_and(|page| page.head == 0));
+        let one = read_one(&store, "acme:SN1").await;
+        assert_eq!(one.unwrap().count, 0);
+        drop(taken);
+        store.close().await;
+    }
+}

@@ -26,7 +26,7 @@ pub(crate) static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 /// leads to, a page at most.
 const EDGE_READERS: u32 = 4;
 /// Operators look through everything, which may take its time.
-const OPERATOR_READERS: u32 = 4;
+pub(crate) const OPERATOR_READERS: u32 = 4;
 /// A reader is waited for so long.
 const READER_TIMEOUT: Duration = Duration::from_secs(10);
 /// `SQLITE_FULL` (<https://www.sqlite.org/rescode.html>).
@@ -512,23 +512,5 @@ mod tests {
         let numbers: Vec<i64> = MIGRATIONS.iter().map(|one| one.version).collect();
         let different: BTreeSet<i64> = numbers.iter().copied().collect();
         assert_eq!(numbers.len(), different.len(), "{numbers:?}");
-    }
-
-    #[tokio::test]
-    async fn operators_who_read_for_long_keep_no_edge_waiting() {
-        let scratch = tempfile::tempdir().unwrap();
-        let path = scratch.path().join("registry.sqlite");
-        let clock = Clock::new(jiff::SignedDuration::ZERO);
-        let store = Store::open(&path, clock, None).await.unwrap();
-        let mut taken = Vec::new();
-        for _ in 0..OPERATOR_READERS {
-            taken.push(store.read_consistently().await.unwrap());
-        }
-        assert!(store.operator_readers.try_acquire().is_none());
-        let mut edge = store.read_for_edges().await.unwrap();
-        let head = read_head(&mut edge, store.history()).await.unwrap();
-        assert_eq!(head, store.history().beginning());
-        drop((taken, edge));
-        store.close().await;
     }
 }
