@@ -24,7 +24,8 @@ use crate::label::SECRET_HEADING;
 use crate::ledger::{self, Ledger};
 use crate::output;
 use crate::provision::{
-    CHAIN_FILE, DEVICE_FILE, Device, ENROL_FILE, LABEL_PNG, LABEL_SVG, Plan, SECRETS_HEADER,
+    CHAIN_FILE, DEVICE_FILE, Device, ENROL_FILE, LABEL_PNG, LABEL_SVG, ON_DISK_EVERY, Plan,
+    SECRETS_HEADER,
 };
 use crate::workshop::Workshop;
 
@@ -306,6 +307,18 @@ impl SecretRows {
             } else {
                 taken_out.push(row);
             }
+        }
+        // Fail closed: what a power cut leaves was made since all was last forced to the disk.
+        if taken_out.len() > ON_DISK_EVERY {
+            return Err(Failure::refused(format_args!(
+                "{} holds {} lines of devices that are not there: no interruption leaves so many",
+                path.display(),
+                taken_out.len()
+            ))
+            .next(
+                "put the devices' directories back; to have them made anew name another --secrets \
+                 file",
+            ));
         }
         let mut on_labels = Vec::new();
         let mut nowhere = Vec::new();

@@ -44,7 +44,7 @@ pub const ENROL_FILE: &str = "enrol.ndjson";
 /// The first line of the file of --secrets.
 pub const SECRETS_HEADER: &str = "device,code,secret\n";
 /// What was made is forced to the disk each time so many are made, and at the end.
-const ON_DISK_EVERY: usize = 1_000;
+pub const ON_DISK_EVERY: usize = 1_000;
 
 /// A device that is to be made.
 pub struct Device {

@@ -327,6 +327,23 @@ fn what_no_interruption_explains_is_told_and_nothing_is_touched() {
     assert!(!desk.path("devices/SN0003").exists());
     fs::rename(desk.path("elsewhere"), desk.path("devices/SN0003")).unwrap();
 
+    // Nor are many whose secrets are there, and nothing else.
+    let gone = (1..=1_001).map(|number| format!("acme:GONE{number:04},0000-0000-0001-1,AAAA\n"));
+    let rows = format!("device,code,secret\n{}", gone.collect::<String>());
+    desk.write("gone.csv", &rows);
+    let gone = "provision --ca ca --class cgm --from GONE0001 --count 1001 --secret-on-label no \
+                --secrets gone.csv --out gone --continue";
+    let ran = desk
+        .run(&gone.split_whitespace().collect::<Vec<_>>())
+        .ended_with(1);
+    assert!(
+        ran.err.contains("no interruption leaves so many"),
+        "{}",
+        ran.err
+    );
+    assert_eq!(desk.read("gone.csv"), rows);
+    assert!(!desk.path("gone/GONE0001").exists());
+
     fs::remove_file(desk.path("devices/SN0004/cert.pem")).unwrap();
     let ran = run(&desk, &["--continue"]).ended_with(1);
     assert!(ran.err.contains("holds no cert.pem"), "{}", ran.err);
