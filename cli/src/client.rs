@@ -168,6 +168,7 @@ impl Registry {
             }
             (_, 409) => "see `medbind show DEVICE` for where it stands",
             (_, 429) => "try again, with code and secret as they stand on the label",
+            (Some("busy"), _) => "nothing was changed: try again",
             (_, 503) => {
                 "nothing was changed: try again once it is up; its own log, of `medbind serve`, says \
                  why it is not"

@@ -107,6 +107,14 @@ fn each_refusal_says_where_what_and_what_to_do_next() {
             ],
         ),
         (
+            "503 Service Unavailable\r\nretry-after: 5",
+            problem("busy"),
+            [
+                "Words (busy, status 503",
+                "wait 5s (Retry-After); nothing was changed: try again",
+            ],
+        ),
+        (
             "507 Insufficient Storage",
             problem("storage_full"),
             [

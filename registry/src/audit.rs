@@ -74,22 +74,7 @@ pub(crate) async fn read(
     Asked(query): Asked<AuditQuery>,
 ) -> Result<Json<AuditPage>, Problem> {
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
-    let before = query.before.and_then(|id| i64::try_from(id).ok());
-    let mut sql = QueryBuilder::<Sqlite>::new(
-        "SELECT id, at, actor, action, device, account, reason, first_revision, last_revision \
-         FROM audit WHERE id < ",
-    );
-    sql.push_bind(before.unwrap_or(i64::MAX));
-    if let Some(device) = &query.device {
-        sql.push(" AND (device = ").push_bind(device.as_str());
-        sql.push(" OR id IN (").push(ITS_IMPORT);
-        sql.push_bind(device.as_str()).push("))");
-    }
-    if let Some(account) = &query.account {
-        sql.push(" AND account = ").push_bind(account.as_str());
-    }
-    sql.push(" ORDER BY id DESC LIMIT ")
-        .push_bind(i64::from(limit) + 1);
+    let mut sql = reading(&query, limit);
     let mut connection = app.store.read().await?;
     let rows = sql
         .build()
@@ -108,6 +93,27 @@ pub(crate) async fn read(
         entries,
         next: last.filter(|_| more),
     }))
+}
+
+/// What a page is read with. One entry more than is shown: then there is a next page.
+fn reading(query: &AuditQuery, limit: u32) -> QueryBuilder<Sqlite> {
+    let before = query.before.and_then(|id| i64::try_from(id).ok());
+    let mut sql = QueryBuilder::<Sqlite>::new(
+        "SELECT id, at, actor, action, device, account, reason, first_revision, last_revision \
+         FROM audit WHERE id < ",
+    );
+    sql.push_bind(before.unwrap_or(i64::MAX));
+    if let Some(device) = &query.device {
+        sql.push(" AND (device = ").push_bind(device.as_str());
+        sql.push(" OR id IN (").push(ITS_IMPORT);
+        sql.push_bind(device.as_str()).push("))");
+    }
+    if let Some(account) = &query.account {
+        sql.push(" AND account = ").push_bind(account.as_str());
+    }
+    sql.push(" ORDER BY id DESC LIMIT ")
+        .push_bind(i64::from(limit) + 1);
+    sql
 }
 
 impl AuditEntry {
@@ -133,5 +139,51 @@ impl AuditEntry {
             first_revision: revision(7)?,
             last_revision: revision(8)?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::store::Store;
+    use sqlx::AssertSqlSafe;
+
+    #[tokio::test]
+    async fn every_reading_of_the_audit_is_led_by_an_index() {
+        let scratch = tempfile::tempdir().unwrap();
+        let clock = Clock::new(jiff::SignedDuration::ZERO);
+        let path = scratch.path().join("registry.sqlite");
+        let store = Store::open(&path, clock, None).await.unwrap();
+        let mut connection = store.read().await.unwrap();
+        for filters in 0..8_u8 {
+            let has = |filter: u8| filters & (1 << filter) != 0;
+            let query = AuditQuery {
+                before: has(0).then_some(7),
+                limit: None,
+                device: has(1).then(|| "acme:SN1".parse().unwrap()),
+                account: has(2).then(|| "acc-1".parse().unwrap()),
+            };
+            let sql = reading(&query, 100).sql();
+            let explain = format!("EXPLAIN QUERY PLAN {}", sql.as_str());
+            let rows = sqlx::query(AssertSqlSafe(explain))
+                .fetch_all(&mut *connection)
+                .await
+                .unwrap();
+            let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+            assert!(
+                plan.iter().all(|step| !step.starts_with("SCAN")),
+                "{filters:03b}: {plan:?}"
+            );
+            if has(1) || has(2) {
+                let by = |index: &str| plan.iter().any(|step| step.contains(index));
+                assert!(
+                    by("audit_by_device (device=?") || by("audit_by_account (account=?"),
+                    "{filters:03b}: {plan:?}"
+                );
+            }
+        }
+        drop(connection);
+        store.close().await;
     }
 }
