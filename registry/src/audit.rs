@@ -27,7 +27,8 @@ pub struct AuditEntry {
     pub at: Timestamp,
     /// By whom, as in `operator:ann`.
     pub actor: String,
-    /// What: `enrol`, `claim`, `claim_refused`, `suspend`, `resume`, `revoke`, `release`, `pin`.
+    /// What: `enrol`, `claim`, `claim_refused`, `suspend`, `resume`, `revoke`, `release`,
+    /// `new_secret`, `pin`, `expire`.
     pub action: String,
     /// To which device; `null` where it was several, or a claim whose code no device has.
     pub device: Option<DeviceId>,
