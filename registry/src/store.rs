@@ -513,4 +513,25 @@ mod tests {
         let different: BTreeSet<i64> = numbers.iter().copied().collect();
         assert_eq!(numbers.len(), different.len(), "{numbers:?}");
     }
+
+    #[tokio::test]
+    async fn a_database_that_lacks_a_migration_gets_it_whatever_came_after() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("registry.sqlite");
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .create_if_missing(true);
+        let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+        let all: Vec<_> = MIGRATIONS.iter().cloned().collect();
+        let without: Vec<_> = all.iter().filter(|one| one.version != 5).cloned().collect();
+        assert!(without.len() < all.len());
+        let without = Migrator::with_migrations(without);
+        without.run(&mut connection).await.unwrap();
+        migrate(&mut connection, &path).await.unwrap();
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM _sqlx_migrations")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(usize::try_from(count).unwrap(), all.len());
+    }
 }
