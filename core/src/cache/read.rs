@@ -240,3 +240,40 @@ fn absent(active: &History) -> CacheAnswer {
         CacheAnswer::Absent
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    fn view(change: fn(&mut Control)) -> View {
+        let mut control = Control::new(1, 100, 7, Timestamp::default());
+        control.active = Some(History::new(1, true));
+        control.changes.tell(&[3].into_iter().collect());
+        change(&mut control);
+        View { control }
+    }
+
+    #[test]
+    fn what_has_changed_is_told_within_one_cache_and_one_history() {
+        let before = view(|_| ());
+        let since = |change| view(change).changed_since(&before);
+        assert_eq!(since(|_| ()), Changed::Nothing);
+        let in_five = |control: &mut Control| control.changes.tell(&[5].into_iter().collect());
+        assert_eq!(
+            since(in_five),
+            Changed::Buckets([5].into_iter().collect()),
+            "and not what was told before"
+        );
+        for another in [
+            |control: &mut Control| control.hash_key = 8,
+            |control: &mut Control| control.bucket_bits = 5,
+            |control: &mut Control| control.active = Some(History::new(2, true)),
+            |control: &mut Control| control.active = None,
+        ] {
+            assert_eq!(since(another), Changed::Everything);
+        }
+    }
+}
