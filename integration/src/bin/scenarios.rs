@@ -80,7 +80,7 @@ async fn tell(arguments: Arguments) -> Result<ExitCode> {
     Box::pin(restart::alone(&tools, &mut report, short, full)).await;
     Box::pin(shipped::files(&tools, &mut report, short)).await;
     if !short {
-        Box::pin(leftovers::none(&mut report)).await;
+        Box::pin(leftovers::none(&tools, &mut report)).await;
     }
     Ok(if report.close() {
         ExitCode::SUCCESS

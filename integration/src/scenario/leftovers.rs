@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::report::Report;
 use super::story::case;
 use crate::process::Process;
+use crate::tools::Tools;
 use crate::wait::until;
 
 /// How long the other run may take to start an Envoy, and to end.
@@ -21,13 +22,17 @@ const LIMIT: Duration = Duration::from_mins(1);
 const MIDDLE: &str = "a hot restart lets no wrong request pass";
 
 /// All of them.
-pub async fn none(report: &mut Report) {
+pub async fn none(tools: &Tools, report: &mut Report) {
     case!(
         report,
         "a run that is told to end leaves no program and no file",
-        told_to_end()
+        told_to_end(tools)
     );
-    case!(report, "a run that is killed leaves no program", killed());
+    case!(
+        report,
+        "a run that is killed leaves no program",
+        killed(tools)
+    );
 }
 
 /// Another run, in the middle of it.
@@ -40,7 +45,7 @@ struct Run {
 
 impl Run {
     /// Where it is to be `restarting`, an Envoy is in the middle of a hot restart.
-    async fn start(restarting: bool) -> Result<Self> {
+    async fn start(tools: &Tools, restarting: bool) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("medbind-leftovers-")
             .tempdir()?;
@@ -52,16 +57,14 @@ impl Run {
         let id = process.id();
         let looking = until("the run has an Envoy and a registry", LIMIT, || async {
             let programs = children(id);
-            let runs = |name: &str| {
-                programs.values().any(|words| {
-                    let program = words.first().map(Path::new);
-                    program.is_some_and(|program| program.ends_with(name))
-                })
+            let runs = |program: &Path| {
+                let mut programs = programs.values().filter_map(|words| words.first());
+                programs.any(|word| Path::new(word) == program)
             };
             let shared = programs.values().find_map(|words| shared_memory(words));
             let is_there = shared.is_some_and(|file| file.exists());
             let far = is_there || !restarting;
-            (runs("medbind") && runs("envoy") && far).then_some(programs)
+            (runs(&tools.command) && runs(&tools.envoy) && far).then_some(programs)
         });
         let (programs, _) = process.meanwhile(looking).await?;
         Ok(Self {
@@ -126,8 +129,8 @@ fn shared_memory(words: &[String]) -> Option<PathBuf> {
     Some(crate::envoy::shared_memory(words.next()?.parse().ok()?))
 }
 
-async fn told_to_end() -> Result<()> {
-    let mut other = Run::start(true).await?;
+async fn told_to_end(tools: &Tools) -> Result<()> {
+    let mut other = Run::start(tools, true).await?;
     let shared = other
         .programs
         .values()
@@ -145,8 +148,8 @@ async fn told_to_end() -> Result<()> {
     Ok(())
 }
 
-async fn killed() -> Result<()> {
-    let mut other = Run::start(false).await?;
+async fn killed(tools: &Tools) -> Result<()> {
+    let mut other = Run::start(tools, false).await?;
     other.signal(Signal::KILL)?;
     other.end().await?;
     other.no_program().await
