@@ -22,7 +22,7 @@ use crate::lookup::{Behalf, Joined, Limits, Lookups, Wait, Waiter};
 use crate::peers::{Judge, Peers};
 use crate::pseudonyms::Pseudonyms;
 use crate::reply::{self, Readiness, RetryAfter};
-use crate::request::{Arrived, Request, read_and_strip, strip_trailers};
+use crate::request::{Arrived, Request, Untouched, read_and_strip, strip_trailers};
 use crate::telemetry::{DenyEvent, DenyLine, GuardMetrics, LookupEnd, log_deny};
 use crate::verifier::HostAlgorithms;
 
@@ -166,7 +166,7 @@ impl<H: Host> Guard<H> {
     /// The headers of a request.
     pub fn on_request_headers(&self, context: u32) -> Flow {
         self.active.set(context);
-        let arrived = match read_and_strip(&self.host, self.forwards_certificate()) {
+        let arrived = match read_and_strip(&self.host, self.untouched()) {
             Ok(arrived) => arrived,
             // Fail closed, in shadow mode too: what was not stripped would be believed.
             Err(reason) => return self.refuse_unread(&Request::default(), reason),
@@ -192,7 +192,7 @@ impl<H: Host> Guard<H> {
     /// The trailers of a request.
     pub fn on_request_trailers(&self, context: u32) -> Flow {
         self.active.set(context);
-        let Ok(stripped) = strip_trailers(&self.host, self.forwards_certificate()) else {
+        let Ok(stripped) = strip_trailers(&self.host, self.untouched()) else {
             // Fail closed: the headers are gone already, so the request ends here.
             let _ = self.host.reset_stream();
             return Flow::Pause;
@@ -269,10 +269,15 @@ impl<H: Host> Guard<H> {
         self.reset(&cut);
     }
 
-    /// Whether `x-forwarded-client-cert` goes on. In shadow mode it does: an upstream that reads it
-    /// has nothing else to go by yet.
-    fn forwards_certificate(&self) -> bool {
-        self.config.forward_client_cert || self.config.mode == Mode::Shadow
+    /// What goes on as it came. In shadow mode an upstream has nothing else to go by yet. Where no
+    /// token is ever verified, what `authorization` holds is the upstream's own matter.
+    fn untouched(&self) -> Untouched {
+        let shadow = self.config.mode == Mode::Shadow;
+        let verifies = !self.config.policy.accounts().as_slice().is_empty();
+        Untouched {
+            forwarded_certificate: self.config.forward_client_cert || shadow,
+            authorization: self.config.forward_authorization || shadow || !verifies,
+        }
     }
 
     fn asks_readiness(&self, request: &Request) -> bool {

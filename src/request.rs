@@ -31,9 +31,18 @@ pub struct Arrived {
     pub stripped: bool,
 }
 
+/// What goes on to the upstream as the client sent it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Untouched {
+    /// `x-forwarded-client-cert`, as Envoy's settings for it have left it.
+    pub forwarded_certificate: bool,
+    /// `authorization`, whether or not anybody has verified what is in it.
+    pub authorization: bool,
+}
+
 /// Reads the headers once, and takes away what no client may send: before any decision, and
 /// whatever it will be.
-pub fn read_and_strip(host: &impl Host, keep_forwarded: bool) -> Result<Arrived, DenyReason> {
+pub fn read_and_strip(host: &impl Host, untouched: Untouched) -> Result<Arrived, DenyReason> {
     let headers = host
         .request_headers()
         .map_err(|_| DenyReason::Internal("the request's headers cannot be read"))?;
@@ -57,8 +66,9 @@ pub fn read_and_strip(host: &impl Host, keep_forwarded: bool) -> Result<Arrived,
                 if exact {
                     arrived.forwarded_certificates.push(value);
                 }
-                if (reserved || forwarded && !(exact && keep_forwarded)) && !remove.contains(&name)
-                {
+                let goes_on = exact && untouched.forwarded_certificate;
+                let token = !untouched.authorization && name == "authorization";
+                if (reserved || token || forwarded && !goes_on) && !remove.contains(&name) {
                     remove.push(name);
                 }
             }
@@ -74,14 +84,15 @@ pub fn read_and_strip(host: &impl Host, keep_forwarded: bool) -> Result<Arrived,
 }
 
 /// Takes away what no client may send as a trailer. `Ok(true)` where there was any.
-pub fn strip_trailers(host: &impl Host, keep_forwarded: bool) -> Result<bool, HostError> {
+pub fn strip_trailers(host: &impl Host, untouched: Untouched) -> Result<bool, HostError> {
     let trailers: Headers = host.request_trailers()?;
     let mut stripped = false;
     for (name, _) in &trailers {
         let reserved = is_reserved_header(name.as_bytes());
         let forwarded = is_forwarded_certificate_header(name.as_bytes())
-            && !(keep_forwarded && name == "x-forwarded-client-cert");
-        if reserved || forwarded {
+            && !(untouched.forwarded_certificate && name == "x-forwarded-client-cert");
+        let authorization = name == "authorization" && !untouched.authorization;
+        if reserved || forwarded || authorization {
             host.remove_header(RequestMap::Trailers, name)?;
         }
         stripped |= reserved;

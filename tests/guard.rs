@@ -146,6 +146,48 @@ fn the_forwarded_header_goes_on_only_where_the_configuration_says_so() {
 }
 
 #[test]
+fn a_token_goes_on_only_where_nobody_verifies_it_or_the_configuration_says_so() {
+    let accounts = json!([{"issuer": "https://login.example"}]);
+    for (guard, goes_on) in [
+        (json!({"accounts": accounts}), false),
+        (
+            json!({"accounts": accounts, "forward_authorization": true}),
+            true,
+        ),
+        (json!({"accounts": accounts, "mode": "shadow"}), true),
+        (
+            json!({"accounts": [], "rules": [{"path": "/**", "principals": ["device"]}]}),
+            true,
+        ),
+    ] {
+        let told = guard.to_string();
+        let mut edge = Edge::set_up(Setup {
+            guard,
+            ..Setup::default()
+        });
+        edge.change("acme:SN1", "active");
+        let certificate = edge.maker.device("SN1");
+        let request = reading()
+            .certificate(&certificate)
+            .header("authorization", "Bearer one")
+            .header("Authorization", "Bearer two");
+        let stream = edge.guard.send(&request);
+        let fate = edge.guard.fate(stream);
+        let expected: &[&str] = if goes_on {
+            &["Bearer one", "Bearer two"]
+        } else {
+            &[]
+        };
+        assert_eq!(saw(&fate, "authorization"), expected, "{told}");
+        let trailers = edge
+            .guard
+            .trailers(stream, &[("authorization", "Bearer one")]);
+        assert_eq!(trailers.len(), usize::from(goes_on), "{told}");
+        assert_eq!(edge.world.metric("medbind_tags_stripped"), 0, "{told}");
+    }
+}
+
+#[test]
 fn a_certificate_in_the_forwarded_header_counts_only_with_the_handshakes_digest() {
     let mut edge = Edge::new();
     let own = edge.maker.device("SN1");

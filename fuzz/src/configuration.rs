@@ -324,6 +324,7 @@ fn seeds() -> Vec<Seed> {
         "ready_path": "/ready",
         "certificate_source": "forwarded_header",
         "forward_client_cert": true,
+        "forward_authorization": true,
         "local_table": {"known_devices": 100, "refused": 20},
         "log_identifiers": "plain",
         "retry_after": "7s",

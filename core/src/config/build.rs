@@ -229,6 +229,7 @@ fn guard(top: &Object<'_>, problems: &mut Problems) -> GuardConfig {
             problems,
         ),
         forward_client_cert: top.boolean("forward_client_cert", false, problems),
+        forward_authorization: top.boolean("forward_authorization", false, problems),
         local_table: local_table(top, problems),
         log_identifiers: top.choice(
             "log_identifiers",

@@ -24,6 +24,7 @@ pub(super) const GUARD: Section = Section {
         "ready_path",
         "certificate_source",
         "forward_client_cert",
+        "forward_authorization",
         "local_table",
         "log_identifiers",
         "retry_after",

@@ -71,6 +71,8 @@ pub struct GuardConfig {
     pub certificate_source: CertificateSource,
     /// Whether `x-forwarded-client-cert` goes on to the upstream.
     pub forward_client_cert: bool,
+    /// Whether `authorization` goes on to the upstream where the guard takes accounts.
+    pub forward_authorization: bool,
     /// How much each worker remembers.
     pub local_table: LocalTable,
     /// How devices are named in logs.

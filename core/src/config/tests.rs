@@ -87,6 +87,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(guard.retry_after, Duration::from_secs(5));
     assert_eq!(&*guard.account_metadata, "medbind");
     assert!(!guard.forward_client_cert);
+    assert!(!guard.forward_authorization);
     assert!(guard.registry.is_none() && guard.ready_path.is_none());
     assert!(guard.warnings.is_empty());
     assert_eq!(guard.policy.max_stale(), Duration::from_mins(15));
