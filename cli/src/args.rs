@@ -353,7 +353,7 @@ pub struct CaIssue {
 pub enum Edge {
     /// Make an edge's directory: http.yaml for Envoy, and every file that it names
     #[command(
-        long_about = "Make an edge's directory: http.yaml for Envoy, and every file that it names.\n\nhttp.yaml is the shipped envoy/http.yaml, with its comments, this edge's name, your device CA and the addresses of registry and service filled in. Beside it stand the module, the device CA's certificate, a server certificate for --name (put your own in its place if devices trust another CA), and this edge's certificate for the registry and the service. What is left to you is the list of rules. Without --accounts it is for devices alone; without --crl no revocation list is read.\n\nThe registry is the one of --registry. The service must speak TLS, for the name in --service, with a certificate of the infrastructure CA (`medbind ca issue --server`) or of --service-ca; it does well to let nobody in but the infrastructure CA's clients."
+        long_about = "Make an edge's directory: http.yaml for Envoy, and every file that it names.\n\nhttp.yaml is the shipped envoy/http.yaml, with its comments, this edge's name, your device CA and the addresses of registry and service filled in. Beside it stand the module, the device CA's certificate with its revocation list (device-ca.yaml names both; Envoy takes up what is moved into their place), a server certificate for --name (put your own in its place if devices trust another CA), and this edge's certificate for the registry and the service. What is left to you is the list of rules. Without --accounts it is for devices alone; without --crl no revocation list is read.\n\nThe registry is the one of --registry. The service must speak TLS, for the name in --service, with a certificate of the infrastructure CA (`medbind ca issue --server`) or of --service-ca; it does well to let nobody in but the infrastructure CA's clients."
     )]
     #[command(
         after_long_help = "Examples:\n  medbind edge init edge --name edge.example --infra-ca registry/infra-ca \\\n      --device-ca device-ca --service https://device-service.example:9443\n  medbind edge init edge --name edge.example --infra-ca registry/infra-ca \\\n      --device-ca factory-ca.pem --namespace acme --source san.uri=urn:dev:ops:32473-{serial} \\\n      --service https://10.0.0.7:9443 --service-ca service-ca.pem --crl factory.crl.pem\n  medbind edge init edge --name edge.example --infra-ca registry/infra-ca \\\n      --device-ca device-ca --service https://device-service.example:9443 \\\n      --accounts https://login.example --jwks jwks.json"
@@ -391,8 +391,8 @@ pub struct EdgeInit {
     /// Where devices connect
     #[arg(long, value_name = "ADDRESS", value_parser = socket, default_value = "0.0.0.0:8443")]
     pub listen: SocketAddr,
-    /// Where load balancers ask whether it is ready
-    #[arg(long, value_name = "ADDRESS", value_parser = socket, default_value = "127.0.0.1:8080")]
+    /// Where load balancers and Kubernetes ask whether it is ready; publish it to them alone
+    #[arg(long, value_name = "ADDRESS", value_parser = socket, default_value = "0.0.0.0:8080")]
     pub probes: SocketAddr,
     /// Envoy's admin page; keep it on loopback
     #[arg(long, value_name = "ADDRESS", value_parser = socket, default_value = "127.0.0.1:9901")]

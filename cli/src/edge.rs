@@ -2,7 +2,7 @@
 //! names.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -23,10 +23,13 @@ use crate::source::{self, Source};
 
 /// What is filled in.
 const SHIPPED: &str = include_str!("../../envoy/http.yaml");
+/// Who signs devices, for Envoy: named by it.
+const SHIPPED_TRUST: &str = include_str!("../../envoy/device-ca.yaml");
 /// Where the shipped file looks for its files.
 const SHIPPED_FOLDER: &str = "/etc/medbind";
 const BOOTSTRAP: &str = "http.yaml";
 const MODULE: &str = "medbind.wasm";
+const TRUST: &str = "device-ca.yaml";
 const DEVICE_CA: &str = "device-ca.pem";
 const CRL: &str = "device-ca.crl.pem";
 const JWKS: &str = "jwks.json";
@@ -191,8 +194,12 @@ pub fn init(args: &EdgeInit, global: &Global) -> Outcome {
     let folder = absolute(&args.dir)?;
     let issuer = issuer_yaml(&settings, &issuing_pem);
     let bootstrap = fill(args, &folder, &registry, &service, &issuer)?;
+    let mut trust = Template(SHIPPED_TRUST.to_owned());
+    trust.part("crl", args.crl.is_some());
+    let trust = in_folder(&trust.0, &folder);
     let mut files: Vec<(&str, &[u8])> = vec![
         (BOOTSTRAP, bootstrap.as_bytes()),
+        (TRUST, trust.as_bytes()),
         (MODULE, &module),
         (DEVICE_CA, trusted_pem.as_bytes()),
         ("server/cert.pem", server.certificate_pem.as_bytes()),
@@ -221,7 +228,7 @@ fn report(args: &EdgeInit, global: &Global, settings: &Settings) {
             "name": args.name,
             "namespace": settings.namespace,
             "listen": args.listen.to_string(),
-            "ready": format!("http://{}/ready", args.probes),
+            "ready": format!("http://{}/ready", from_here(args.probes)),
             "server_ca": at("edge/ca.pem"),
         }));
         return;
@@ -237,7 +244,10 @@ fn report(args: &EdgeInit, global: &Global, settings: &Settings) {
             "Envoy's configuration; the rules in it are examples: make them yours",
         ),
         (MODULE, "the module"),
-        (DEVICE_CA, "who signs devices"),
+        (
+            TRUST,
+            "who signs devices: it names device-ca.pem and its revocation list",
+        ),
         (
             "server/",
             "what it shows to devices, which trust edge/ca.pem",
@@ -251,9 +261,20 @@ fn report(args: &EdgeInit, global: &Global, settings: &Settings) {
         "{dim}next: medbind check {bootstrap}; envoy -c {bootstrap}; \
          then curl http://{probes}/ready{dim:#}\n",
         bootstrap = at(BOOTSTRAP),
-        probes = args.probes,
+        probes = from_here(args.probes),
     );
     output::text(&text);
+}
+
+/// Where a program on this machine reaches what listens there.
+fn from_here(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
 }
 
 /// The shipped file for this edge.
@@ -287,7 +308,6 @@ fn fill(
         None => template.fill(principals, "principals: [device]")?,
     }
     template.part("accounts", args.accounts.is_some());
-    template.part("crl", args.crl.is_some());
     template.fill(
         r#"domains: ["edge.example", "edge.example:*"]"#,
         &format!(
@@ -315,7 +335,7 @@ fn fill(
     }
     for (shipped, here) in [
         (("0.0.0.0", 8443), args.listen),
-        (("127.0.0.1", 8080), args.probes),
+        (("0.0.0.0", 8080), args.probes),
         (("127.0.0.1", 9901), args.admin),
     ] {
         template.address(shipped, &here.ip().to_string(), here.port())?;

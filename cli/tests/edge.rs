@@ -89,10 +89,21 @@ fn an_edge_gets_a_configuration_that_is_taken_and_every_file_that_it_names() {
         assert_eq!(text.contains("https://sso.clinic.example"), people);
         assert_eq!(text.contains("principals: [device, account]"), people);
         assert_eq!(text.contains("jwt_authn"), people);
-        assert_eq!(text.contains("only_verify_leaf_cert_crl"), people);
+        let trust = desk.read(&format!("{dir}/device-ca.yaml"));
+        assert!(!trust.contains("/etc/medbind") && !trust.contains(": begin"));
+        assert_eq!(trust.contains("only_verify_leaf_cert_crl"), people);
         let value: Value = serde_saphyr::from_str(&text).unwrap();
+        let trust: Value = serde_saphyr::from_str(&trust).unwrap();
+        let folder = desk.path(dir);
+        assert_eq!(
+            trust["resources"][0]["validation_context"]["watched_directory"]["path"],
+            folder.to_str().unwrap()
+        );
         let mut names = Vec::new();
         filenames(&value, &mut names);
+        filenames(&trust, &mut names);
+        let trust_file = folder.join("device-ca.yaml");
+        assert!(text.contains(trust_file.to_str().unwrap()), "{dir}");
         assert!(names.len() >= 8, "{names:?}");
         for name in names {
             let path = Path::new(name);

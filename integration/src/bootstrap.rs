@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 
 use crate::tools;
 
 /// Where the shipped configurations look for their files.
 pub const SHIPPED_FOLDER: &str = "/etc/medbind";
+/// The shipped file that says who signs devices, beside `http.yaml`.
+pub const DEVICE_CA: &str = "device-ca.yaml";
 
 /// A bootstrap of Envoy.
 #[derive(Clone, Debug)]
@@ -20,6 +22,12 @@ impl Bootstrap {
     pub fn shipped_text(file: &str) -> Result<String> {
         let path = tools::root().join("envoy").join(file);
         std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    /// The text of a file of `envoy/` that looks for its files in this folder.
+    pub fn shipped_for(file: &str, folder: &Path) -> Result<String> {
+        let folder = folder.to_string_lossy();
+        Ok(Self::shipped_text(file)?.replace(SHIPPED_FOLDER, &folder))
     }
 
     /// A file of `envoy/` as it is shipped.
@@ -90,6 +98,12 @@ impl Bootstrap {
         Ok(())
     }
 
+    /// Sends to this address what the edge lets through, whatever it is.
+    pub fn send_service_to(&mut self, address: SocketAddr) -> Result<()> {
+        self.send_to("device_service", address)?;
+        self.send_to("device_service_http1", address)
+    }
+
     /// The TLS of a listener.
     pub fn tls(&mut self, listener: &str) -> Result<&mut Value> {
         let tls = self
@@ -100,10 +114,16 @@ impl Bootstrap {
 
     /// The HTTP connection manager of a listener.
     pub fn http(&mut self, listener: &str) -> Result<&mut Value> {
-        let manager = self
+        const NAME: &str = "envoy.filters.network.http_connection_manager";
+        let filters = self
             .listener(listener)?
-            .pointer_mut("/filter_chains/0/filters/0/typed_config");
-        manager.context("a listener without HTTP")
+            .pointer_mut("/filter_chains/0/filters")
+            .and_then(Value::as_array_mut);
+        let mut filters = filters.into_iter().flatten();
+        let manager = filters.find(|filter| filter.get("name") == Some(&json!(NAME)));
+        manager
+            .and_then(|filter| filter.get_mut("typed_config"))
+            .context("a listener without HTTP")
     }
 
     /// The configuration of the guard on a listener, as the module reads it.
@@ -140,6 +160,30 @@ impl Bootstrap {
     pub fn to_json(&self) -> Result<String> {
         Ok(serde_json::to_string_pretty(&self.0)?)
     }
+}
+
+/// Without the lines between `# NAME: begin` and `# NAME: end`, each time.
+pub fn without(text: &str, name: &str) -> Result<String> {
+    let (begin, end) = (format!("# {name}: begin"), format!("# {name}: end"));
+    let mut inside = false;
+    let mut taken = 0;
+    let mut rest = String::new();
+    for line in text.lines() {
+        if line.trim() == begin {
+            inside = true;
+        } else if line.trim() == end {
+            inside = false;
+            taken += 1;
+        } else if !inside {
+            rest += line;
+            rest.push('\n');
+        }
+    }
+    ensure!(
+        taken > 0 && !inside,
+        "no lines between {begin:?} and {end:?}"
+    );
+    Ok(rest)
 }
 
 /// Sets a field of an object, made where it is missing.

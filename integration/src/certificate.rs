@@ -313,10 +313,17 @@ impl Authority {
         forger.issue(spec)
     }
 
-    /// A revocation list that names these certificates.
+    /// A revocation list that names these certificates, good for 30 days.
     pub fn revocation_list(&self, revoked: &[&Identity]) -> Result<String> {
-        let now =
-            rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now_seconds().unsigned_abs());
+        self.revocation_list_until(revoked, 30 * 86_400)
+    }
+
+    /// One that ends so many seconds from now; it is a day old.
+    pub fn revocation_list_until(&self, revoked: &[&Identity], seconds: i64) -> Result<String> {
+        let at = |seconds: i64| {
+            rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds.unsigned_abs())
+        };
+        let now = at(now_seconds());
         let revoked_certs = revoked
             .iter()
             .filter_map(|identity| identity.serial.clone())
@@ -329,7 +336,7 @@ impl Authority {
             .collect();
         let list = CertificateRevocationListParams {
             this_update: now - DAY,
-            next_update: now + DAY * 30,
+            next_update: at(now_seconds() + seconds),
             crl_number: SerialNumber::from(1_u64),
             issuing_distribution_point: None,
             revoked_certs,

@@ -471,14 +471,24 @@ fn unchunk(mut rest: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Reads a stream of frames until the peer ends it or breaks it off, and says which:
-/// `true` for a clean end.
-pub async fn drain(body: Incoming) -> bool {
+/// How a stream of frames ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Drained {
+    /// The peer ended it, and did not break it off.
+    pub clean: bool,
+    /// When the last frame came.
+    pub last: jiff::Timestamp,
+}
+
+/// Reads a stream of frames until the peer ends it or breaks it off.
+pub async fn drain(body: Incoming) -> Drained {
     let mut frames = http_body_util::BodyStream::new(body);
+    let mut last = jiff::Timestamp::now();
     while let Some(frame) = frames.next().await {
         if frame.is_err() {
-            return false;
+            return Drained { clean: false, last };
         }
+        last = jiff::Timestamp::now();
     }
-    true
+    Drained { clean: true, last }
 }

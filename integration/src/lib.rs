@@ -7,6 +7,7 @@ pub mod client;
 pub mod ending;
 pub mod envoy;
 pub mod feed;
+pub mod frames;
 pub mod process;
 pub mod scenario;
 pub mod server;

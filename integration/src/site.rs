@@ -9,7 +9,7 @@ use medbind_registry::role::Role;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::bootstrap::{Bootstrap, set};
+use crate::bootstrap::{Bootstrap, DEVICE_CA, set};
 use crate::certificate::{Authority, Identity};
 use crate::client::Client;
 use crate::token::TokenIssuer;
@@ -58,6 +58,10 @@ impl Site {
         )?;
         let lists = site.device_ca.revocation_list(&[])? + &site.other_ca.revocation_list(&[])?;
         site.write("device-ca.crl.pem", &lists)?;
+        site.write(
+            DEVICE_CA,
+            &Bootstrap::shipped_for(DEVICE_CA, site.folder())?,
+        )?;
         site.write("server/cert.pem", &server.pem())?;
         site.write("server/key.pem", &server.key_pem())?;
         site.write("edge/cert.pem", &site.edge.pem())?;
@@ -81,6 +85,16 @@ impl Site {
         Ok(fs::write(path, text)?)
     }
 
+    /// Puts a file in the place of another at once, as `mv` does.
+    pub fn replace(&self, name: &str, text: &str) -> Result<()> {
+        let beside = format!("{name}.new");
+        self.write(&beside, text)?;
+        Ok(fs::rename(
+            self.folder().join(beside),
+            self.folder().join(name),
+        )?)
+    }
+
     /// `envoy/http.yaml` for this site: its files, its issuer, the addresses of its registry and
     /// upstream, and free ports. Nothing else is changed.
     pub fn bootstrap(
@@ -92,7 +106,7 @@ impl Site {
         let mut bootstrap = Bootstrap::shipped("http.yaml")?;
         bootstrap.put_to(self.folder(), module)?;
         bootstrap.send_to("registry", registry)?;
-        bootstrap.send_to("device_service", upstream)?;
+        bootstrap.send_service_to(upstream)?;
         let pem = json!([self.device_ca.pem()]);
         for listener in ["edge", "probes"] {
             if let Some(issuer) = bootstrap.guard(listener)?.pointer_mut("/issuers/0") {

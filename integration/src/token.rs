@@ -131,12 +131,12 @@ impl TokenIssuer {
         } else {
             "medbind"
         };
-        let part = |value: Value| Base64UrlUnpadded::encode_string(value.to_string().as_bytes());
-        let head = part(json!({"alg": algorithm.name(), "kid": algorithm.name(), "typ": "JWT"}));
-        let body = part(json!({
-            "iss": issuer, "sub": subject, "aud": audience, "iat": from, "nbf": from, "exp": to,
-        }));
-        let signed = format!("{head}.{body}");
+        let signed = signed_text(
+            algorithm,
+            &json!({
+                "iss": issuer, "sub": subject, "aud": audience, "iat": from, "nbf": from, "exp": to,
+            }),
+        );
         let mut signature = if is(Flaw::Key) {
             sign(&stranger(algorithm)?, algorithm, signed.as_bytes())?
         } else {
@@ -153,6 +153,20 @@ impl TokenIssuer {
         ))
     }
 
+    /// A good token that ends at this moment, in seconds since 1970.
+    pub fn good_until(&self, subject: &str, end: i64) -> Result<String> {
+        let now = now_seconds();
+        let claims = json!({
+            "iss": ISSUER, "sub": subject, "aud": "medbind", "iat": now, "nbf": now, "exp": end,
+        });
+        let signed = signed_text(Algorithm::EdDsa, &claims);
+        let signature = sign(&self.ed25519, Algorithm::EdDsa, signed.as_bytes())?;
+        Ok(format!(
+            "{signed}.{}",
+            Base64UrlUnpadded::encode_string(&signature)
+        ))
+    }
+
     fn key(&self, algorithm: Algorithm) -> &KeyPair {
         match algorithm {
             Algorithm::EdDsa => &self.ed25519,
@@ -160,6 +174,13 @@ impl TokenIssuer {
             Algorithm::Rs256 => &self.rsa,
         }
     }
+}
+
+/// Header and claims (RFC 7515, 5.1).
+fn signed_text(algorithm: Algorithm, claims: &Value) -> String {
+    let part = |value: &Value| Base64UrlUnpadded::encode_string(value.to_string().as_bytes());
+    let head = json!({"alg": algorithm.name(), "kid": algorithm.name(), "typ": "JWT"});
+    format!("{}.{}", part(&head), part(claims))
 }
 
 /// A key of somebody else.

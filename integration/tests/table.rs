@@ -47,6 +47,6 @@ fn every_deny_code_has_a_row_in_both_runners() {
 #[test]
 fn no_two_rows_have_the_same_name() {
     let rows = table();
-    let names: BTreeSet<_> = rows.iter().map(|row| row.name).collect();
+    let names: BTreeSet<_> = rows.iter().map(|row| &row.name).collect();
     assert_eq!(names.len(), rows.len());
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
-use medbind_integration::bootstrap::{Bootstrap, set};
+use medbind_integration::bootstrap::{Bootstrap, DEVICE_CA, set, without};
 use medbind_integration::certificate::{Authority, Spec};
 use medbind_integration::ending;
 use medbind_integration::site::EDGE;
@@ -325,6 +325,9 @@ impl Stack {
             }
         }
         self.write("edge/device-ca.pem", &device_ca)?;
+        // No list of revoked certificates in this story.
+        let trust = without(&Bootstrap::shipped_text(DEVICE_CA)?, "crl")?;
+        self.write(&format!("edge/{DEVICE_CA}"), &trust)?;
         self.write("edge/jwks.json", &TokenIssuer::new()?.key_set())?;
         self.write("devices/server-ca.pem", infra.certificate_pem())?;
         self.write("edge/envoy.json", &bootstrap(&device_ca)?.to_json()?)?;
@@ -480,14 +483,6 @@ fn bootstrap(device_ca: &str) -> Result<Bootstrap> {
         if let Some(file) = plugin.pointer_mut("/vm_config/code/local/filename") {
             *file = json!("/usr/local/share/medbind/medbind.wasm");
         }
-    }
-    // No list of revoked certificates in this story.
-    let context = bootstrap
-        .tls("edge")?
-        .pointer_mut("/common_tls_context/validation_context")
-        .context("no validation context")?;
-    for field in ["crl", "only_verify_leaf_cert_crl"] {
-        medbind_integration::bootstrap::remove(context, field);
     }
     Ok(bootstrap)
 }

@@ -61,7 +61,7 @@ async fn tell(arguments: Arguments) -> Result<ExitCode> {
     for place in PLACES {
         let here = rows
             .iter()
-            .filter(|row| row.place == place && (row.short || !short) && report.wants(row.name))
+            .filter(|row| row.place == place && (row.short || !short) && report.wants(&row.name))
             .collect::<Vec<_>>();
         // Of the stories, those of the short table are all told in the fleet.
         if here.is_empty() && short && place != Place::Fleet {
@@ -99,12 +99,12 @@ async fn run(
 ) {
     for row in rows {
         if let Some(reason) = row.native_alone {
-            report.skip(row.name, reason);
+            report.skip(&row.name, reason);
             continue;
         }
         report.begin();
         let outcome = stage.run(row).await;
-        report.end(row.name, outcome);
+        report.end(&row.name, outcome);
     }
     if place == Place::Fleet {
         special::fleet(&mut stage, report, short, full).await;

@@ -171,8 +171,8 @@ fn request(world: &World, row: &Scenario) -> Result<FakeRequest> {
     if row.face == Face::Grpc {
         request = request.header("content-type", "application/grpc");
     }
-    for (name, value) in &row.headers {
-        request = request.header(name, value);
+    for (name, value) in world.headers(row)? {
+        request = request.header(&name, &value);
     }
     // Of a token that does not hold, Envoy tells nothing.
     if let Some(token) = row.token.filter(|token| token.flaw.is_none()) {

@@ -15,6 +15,7 @@ use crate::certificate::Identity;
 use crate::client::{Answer, Ask, Client, Protocol};
 use crate::envoy::{Envoy, Options, get};
 use crate::feed::{Behaviour, FeedServer};
+use crate::frames;
 use crate::site::EDGE;
 use crate::tools::{Tools, present};
 use crate::upstream::{REQUEST_HEADER, Upstream};
@@ -224,11 +225,7 @@ impl Stage {
     }
 
     async fn ask(&self, client: &Client, row: &Scenario, mark: &str) -> Result<Answer> {
-        let mut headers = row
-            .headers
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect::<Vec<_>>();
+        let mut headers = self.world.headers(row)?;
         headers.push((REQUEST_HEADER.to_owned(), mark.to_owned()));
         if let Some(token) = row.token {
             let token = self.world.site.tokens.token(token)?;
@@ -239,8 +236,25 @@ impl Stage {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect::<Vec<_>>();
-        if row.face == Face::Http1 {
-            return Box::pin(client.raw(&octets(row, &headers, &trailers))).await;
+        match row.face {
+            Face::Http1 => {
+                return Box::pin(client.raw(&octets(row, &headers, &trailers))).await;
+            }
+            Face::Frames => {
+                let pseudo = [
+                    (":method", row.method),
+                    (":scheme", "https"),
+                    (":authority", EDGE),
+                    (":path", &row.path),
+                ];
+                let own = headers.iter().map(|(name, value)| (&**name, &**value));
+                // A pseudo-header stands before all others (RFC 9113, 8.3).
+                let (more, own): (Vec<_>, Vec<_>) =
+                    own.partition(|(name, _)| name.starts_with(':'));
+                let fields = pseudo.into_iter().chain(more).chain(own);
+                return frames::ask(client, fields, b"ok").await;
+            }
+            Face::Http2 | Face::Grpc => {}
         }
         let mut ask = Ask {
             method: row.method.to_owned(),
@@ -269,7 +283,17 @@ impl Stage {
             ensure!(saw.is_none(), "the upstream saw it");
             return Ok(());
         }
-        let answer = answer?;
+        let answer = match answer {
+            // Where the frames make no request, Envoy ends the stream or the connection.
+            Err(_)
+                if row.face == Face::Frames
+                    && matches!(row.expect, Expect::NotByEnvoy | Expect::NotServed) =>
+            {
+                ensure!(saw.is_none(), "the upstream saw it");
+                return Ok(());
+            }
+            answer => answer?,
+        };
         match &row.expect {
             Expect::Permit(fields) => {
                 let saw = saw.with_context(|| said(&answer, "the upstream did not see it"))?;

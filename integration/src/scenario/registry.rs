@@ -22,6 +22,15 @@ use crate::wait::until;
 /// How long a registry may take to start.
 const START_LIMIT: Duration = Duration::from_mins(1);
 
+/// What a device is claimed with.
+#[derive(Clone)]
+pub struct Claim {
+    /// Public, printed on it.
+    pub code: String,
+    /// Proves possession.
+    pub secret: String,
+}
+
 /// A registry. Dropping it ends it.
 pub struct Registry {
     process: Option<Process>,
@@ -100,7 +109,7 @@ impl Registry {
     }
 
     /// Enrols devices and brings them where they are to be.
-    pub async fn hold(&mut self, devices: &[Device]) -> Result<()> {
+    pub async fn hold(&mut self, devices: &[Device]) -> Result<Vec<Claim>> {
         let mut lines = String::new();
         let mut claims = Vec::new();
         for device in devices {
@@ -118,11 +127,13 @@ impl Registry {
                 "pins": device.pins(), "expires_at": device.expired.then_some(ENDED),
             });
             let _ = writeln!(lines, "{line}");
+            let secret = secret.reveal().to_string();
             claims.push((
                 device,
-                json!({
-                    "code": code, "secret": secret.reveal().to_string(), "account": ACCOUNT,
-                }),
+                Claim {
+                    code: code.to_string(),
+                    secret,
+                },
             ));
         }
         let request = self
@@ -134,12 +145,12 @@ impl Registry {
             !answer.contains("error"),
             "a device was not enrolled: {answer}"
         );
-        for (device, claim) in claims {
+        for (device, Claim { code, secret }) in &claims {
             if device.state == BindingState::Unclaimed {
                 continue;
             }
             self.request(Method::POST, "/v1/claims")
-                .json(&claim)
+                .json(&json!({"code": code, "secret": secret, "account": ACCOUNT}))
                 .send()
                 .await?
                 .error_for_status()
@@ -150,18 +161,19 @@ impl Registry {
                 _ => {}
             }
         }
-        Ok(())
+        Ok(claims.into_iter().map(|(_, claim)| claim).collect())
     }
 
     /// Enrols and claims one device that a scenario has for itself.
-    pub async fn hold_active(&mut self, serial: &str) -> Result<()> {
+    pub async fn hold_active(&mut self, serial: &str) -> Result<Claim> {
         let device = Device {
             id: format!("acme:{serial}"),
             state: BindingState::Active,
             expired: false,
             pinned: false,
         };
-        self.hold(&[device]).await
+        let claims = self.hold(&[device]).await?;
+        claims.into_iter().next().context("nothing to claim")
     }
 
     /// `suspend`, `resume` or `revoke` a device.

@@ -1,5 +1,7 @@
 //! What is a scenario? One row of the table.
 
+use std::borrow::Cow;
+
 use medbind_core::deny::DenyCode;
 
 use crate::certificate::Spec;
@@ -97,6 +99,8 @@ pub enum Face {
     Http1,
     /// HTTP/2.
     Http2,
+    /// HTTP/2, written frame by frame: a path that no library would send.
+    Frames,
     /// gRPC over HTTP/2.
     Grpc,
 }
@@ -122,7 +126,7 @@ pub enum Expect {
 #[derive(Clone)]
 pub struct Scenario {
     /// A sentence.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Where it happens.
     pub place: Place,
     /// Which listener is called.
@@ -139,6 +143,8 @@ pub struct Scenario {
     pub headers: Vec<(&'static str, &'static str)>,
     /// Trailer fields.
     pub trailers: Vec<(&'static str, &'static str)>,
+    /// A certificate that it claims in `x-forwarded-client-cert`: a good one of this device.
+    pub claims: Option<&'static str>,
     /// A token that claims to be of the sign-in service.
     pub token: Option<Token>,
     /// What is to happen.
@@ -153,9 +159,9 @@ pub struct Scenario {
 
 /// Begins a row: the device with this serial posts a reading of its own at the shipped listener,
 /// and is served as a `cgm` of account `acc-1`.
-pub fn scenario(name: &'static str, serial: &str) -> Scenario {
+pub fn scenario(name: impl Into<Cow<'static, str>>, serial: &str) -> Scenario {
     Scenario {
-        name,
+        name: name.into(),
         place: Place::Fleet,
         listener: Listener::Edge,
         peer: Peer::Shows(Signer::Acme, Box::new(Spec::device(serial))),
@@ -164,6 +170,7 @@ pub fn scenario(name: &'static str, serial: &str) -> Scenario {
         path: format!("/v1/devices/acme:{serial}/readings"),
         headers: Vec::new(),
         trailers: Vec::new(),
+        claims: None,
         token: None,
         expect: Expect::Permit(tags(&format!("acme:{serial}"), "device")),
         hidden: Vec::new(),
@@ -252,6 +259,13 @@ impl Scenario {
     #[must_use]
     pub fn trailer(mut self, name: &'static str, value: &'static str) -> Self {
         self.trailers.push((name, value));
+        self
+    }
+
+    /// Sends another device's real certificate in `x-forwarded-client-cert`.
+    #[must_use]
+    pub fn claims(mut self, serial: &'static str) -> Self {
+        self.claims = Some(serial);
         self
     }
 

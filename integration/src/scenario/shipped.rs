@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use medbind_core::deny::DenyCode;
@@ -12,8 +13,9 @@ use medbind_core::deny::DenyCode;
 use super::fleet::{ACCOUNT, CLASS, fleet};
 use super::registry::Registry;
 use super::report::Report;
+use super::shipped_live;
 use super::story::{LIMIT, case, is_code, is_served, reading};
-use crate::bootstrap::{Bootstrap, SHIPPED_FOLDER, keep, remove, set};
+use crate::bootstrap::{Bootstrap, DEVICE_CA, SHIPPED_FOLDER, keep, remove, set, without};
 use crate::certificate::{Identity, KeyKind, Spec};
 use crate::client::Ask;
 use crate::envoy::{Envoy, Options, get, validate};
@@ -24,15 +26,15 @@ use crate::upstream::Upstream;
 use crate::wait::until;
 
 /// The files that a scenario here loads.
-const FILES: [&str; 1] = ["http.yaml"];
+const FILES: [&str; 2] = ["http.yaml", DEVICE_CA];
 
 /// What stands around an Envoy that loads a shipped file.
-struct Around {
-    site: Site,
-    registry: Registry,
-    upstream: Upstream,
+pub(super) struct Around {
+    pub(super) site: Site,
+    pub(super) registry: Registry,
+    pub(super) upstream: Upstream,
     tools: Tools,
-    line: (u32, u32),
+    pub(super) line: (u32, u32),
 }
 
 /// Runs them all.
@@ -43,11 +45,13 @@ pub async fn files(tools: &Tools, report: &mut Report, short: bool) {
         std::future::ready(none_is_left_out())
     );
     let names = VARIANTS.map(|variant| variant.name);
-    if !names.iter().any(|name| report.wants(name)) {
+    let variants = names.iter().any(|name| report.wants(name));
+    let live = !short && shipped_live::NAMES.iter().any(|name| report.wants(name));
+    if !variants && !live {
         return;
     }
     report.begin();
-    let around = match Around::set(tools).await {
+    let mut around = match Around::set(tools).await {
         Ok(around) => around,
         Err(error) => return report.end("what a shipped file needs is set up", Err(error)),
     };
@@ -57,6 +61,9 @@ pub async fn files(tools: &Tools, report: &mut Report, short: bool) {
         } else if !short || variant.short {
             case!(report, variant.name, around.run(&variant));
         }
+    }
+    if live {
+        shipped_live::cases(&mut around, report).await;
     }
 }
 
@@ -79,6 +86,8 @@ struct Variant {
     file: &'static str,
     /// Changes its text.
     change: fn(&str) -> Result<String>,
+    /// Changes the text of `device-ca.yaml` beside it.
+    trust: fn(&str) -> Result<String>,
     /// The certificate comes in `x-forwarded-client-cert`, whatever the line of Envoy.
     by_header: bool,
     then: Then,
@@ -112,6 +121,7 @@ const VARIANTS: [Variant; 9] = [
         name: "http.yaml as it is shipped is taken, and serves",
         file: "http.yaml",
         change: as_it_is,
+        trust: as_it_is,
         by_header: false,
         then: Then::Serves,
         since: (1, 36),
@@ -121,6 +131,7 @@ const VARIANTS: [Variant; 9] = [
         name: "http.yaml with the certificate in x-forwarded-client-cert serves",
         file: "http.yaml",
         change: as_it_is,
+        trust: as_it_is,
         by_header: true,
         then: Then::Serves,
         since: (1, 36),
@@ -136,6 +147,7 @@ const VARIANTS: [Variant; 9] = [
                 "require_client_certificate: true",
             )
         },
+        trust: as_it_is,
         by_header: false,
         then: Then::RefusesInTheHandshake,
         since: (1, 36),
@@ -151,6 +163,7 @@ const VARIANTS: [Variant; 9] = [
                 "trust_chain_verification: ACCEPT_UNTRUSTED",
             )
         },
+        trust: as_it_is,
         by_header: false,
         then: Then::RefusesStrangers,
         since: (1, 36),
@@ -160,6 +173,7 @@ const VARIANTS: [Variant; 9] = [
         name: "http.yaml with signature_algorithms serves devices with Ed25519 keys",
         file: "http.yaml",
         change: |text| uncommented(text, "signature_algorithms"),
+        trust: as_it_is,
         by_header: false,
         then: Then::ServesEd25519,
         since: (1, 36),
@@ -169,6 +183,7 @@ const VARIANTS: [Variant; 9] = [
         name: "http.yaml with the capabilities in vm_config is taken without a warning",
         file: "http.yaml",
         change: capabilities_of_the_vm,
+        trust: as_it_is,
         by_header: false,
         then: Then::ServesUnwarned,
         since: (1, 40),
@@ -185,6 +200,7 @@ const VARIANTS: [Variant; 9] = [
                 "principals: [device]",
             )
         },
+        trust: as_it_is,
         by_header: false,
         then: Then::ServesNoAccounts,
         since: (1, 36),
@@ -193,7 +209,8 @@ const VARIANTS: [Variant; 9] = [
     Variant {
         name: "http.yaml without revocation lists serves",
         file: "http.yaml",
-        change: |text| without(text, "crl"),
+        change: as_it_is,
+        trust: |text| without(text, "crl"),
         by_header: false,
         then: Then::Serves,
         since: (1, 36),
@@ -203,6 +220,7 @@ const VARIANTS: [Variant; 9] = [
         name: "the part of http.yaml for the synchroniser synchronises alone",
         file: "http.yaml",
         change: as_it_is,
+        trust: as_it_is,
         by_header: false,
         then: Then::Synchronises,
         since: (1, 36),
@@ -211,11 +229,11 @@ const VARIANTS: [Variant; 9] = [
 ];
 
 #[expect(clippy::unnecessary_wraps, reason = "one of several changes")]
-fn as_it_is(text: &str) -> Result<String> {
+pub(super) fn as_it_is(text: &str) -> Result<String> {
     Ok(text.to_owned())
 }
 
-fn replace(text: &str, from: &str, to: &str) -> Result<String> {
+pub(super) fn replace(text: &str, from: &str, to: &str) -> Result<String> {
     ensure!(
         text.matches(from).count() == 1,
         "{from:?} is not there once"
@@ -231,30 +249,6 @@ fn hand_over_in_the_header(text: &str) -> Result<String> {
         "forward_client_cert_details: SANITIZE_SET\n                \
          set_current_client_cert_details: {cert: true}\n",
     )
-}
-
-/// Without the lines between `# NAME: begin` and `# NAME: end`, each time.
-fn without(text: &str, name: &str) -> Result<String> {
-    let (begin, end) = (format!("# {name}: begin"), format!("# {name}: end"));
-    let mut inside = false;
-    let mut taken = 0;
-    let mut rest = String::new();
-    for line in text.lines() {
-        if line.trim() == begin {
-            inside = true;
-        } else if line.trim() == end {
-            inside = false;
-            taken += 1;
-        } else if !inside {
-            rest += line;
-            rest.push('\n');
-        }
-    }
-    ensure!(
-        taken > 0 && !inside,
-        "no lines between {begin:?} and {end:?}"
-    );
-    Ok(rest)
 }
 
 /// The capabilities where Envoy 1.40 wants them.
@@ -338,6 +332,8 @@ impl Around {
         }
         text = with_issuer(&text, &self.site.device_ca.pem())?;
         text = (variant.change)(&text)?;
+        let trust = Bootstrap::shipped_for(DEVICE_CA, self.site.folder())?;
+        self.site.write(DEVICE_CA, &(variant.trust)(&trust)?)?;
         ensure!(
             text.contains(SHIPPED_FOLDER),
             "no files in {SHIPPED_FOLDER}"
@@ -346,7 +342,7 @@ impl Around {
         let module = present(&self.tools.module, "cargo xtask module")?;
         bootstrap.put_to(self.site.folder(), module)?;
         bootstrap.send_to("registry", self.registry.address())?;
-        bootstrap.send_to("device_service", self.upstream.address())?;
+        bootstrap.send_service_to(self.upstream.address())?;
         self.registry.trust(&mut bootstrap)?;
         if variant.then == Then::Synchronises {
             keep(
@@ -372,9 +368,38 @@ impl Around {
         Ok(bootstrap)
     }
 
+    fn binary(&self) -> Result<&Path> {
+        present(&self.tools.envoy, "cargo xtask envoy")
+    }
+
+    /// An Envoy with `http.yaml` in which this is changed, ready; then its bootstrap is changed by
+    /// `equip`.
+    pub(super) async fn start(
+        &self,
+        change: fn(&str) -> Result<String>,
+        equip: impl FnOnce(&mut Bootstrap) -> Result<()>,
+    ) -> Result<Envoy> {
+        let mut bootstrap = self.deploy(&Variant {
+            name: "",
+            file: "http.yaml",
+            change,
+            trust: as_it_is,
+            by_header: false,
+            then: Then::Serves,
+            since: (1, 36),
+            short: false,
+        })?;
+        equip(&mut bootstrap)?;
+        let options = Options::default();
+        let folder = self.site.folder();
+        let mut envoy = Envoy::start(self.binary()?, &bootstrap, folder, &options).await?;
+        ready(&mut envoy).await?;
+        Ok(envoy)
+    }
+
     async fn run(&self, variant: &Variant) -> Result<()> {
         let bootstrap = self.deploy(variant)?;
-        let binary = present(&self.tools.envoy, "cargo xtask envoy")?;
+        let binary = self.binary()?;
         let folder = self.site.folder();
         let said = validate(binary, &bootstrap, folder)?;
         let warned = said.contains("Deprecated field");
@@ -386,13 +411,8 @@ impl Around {
         if variant.then == Then::Synchronises {
             return synchronises(&mut envoy).await;
         }
-        let probes = envoy.listener("probes")?;
-        let ready = until("it is ready", LIMIT, || async {
-            let (status, _) = get(probes, "/ready").await.ok()?;
-            (status == 200).then_some(())
-        });
-        envoy.process.meanwhile(ready).await?;
-        let (alive, _) = get(probes, "/live").await?;
+        ready(&mut envoy).await?;
+        let (alive, _) = get(envoy.listener("probes")?, "/live").await?;
         ensure!(alive == 200, "/live answers {alive}");
         self.serves(envoy.listener("edge")?, variant.then).await
     }
@@ -469,6 +489,16 @@ impl Around {
         }
         is_served(&person)
     }
+}
+
+async fn ready(envoy: &mut Envoy) -> Result<()> {
+    let probes = envoy.listener("probes")?;
+    let ready = until("it is ready", LIMIT, || async {
+        let (status, _) = get(probes, "/ready").await.ok()?;
+        (status == 200).then_some(())
+    });
+    envoy.process.meanwhile(ready).await?;
+    Ok(())
 }
 
 async fn synchronises(envoy: &mut Envoy) -> Result<()> {

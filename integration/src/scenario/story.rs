@@ -1,12 +1,22 @@
 //! What do scenarios with a story have in common?
 
+use std::convert::Infallible;
+use std::io;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, StreamBody};
+use hyper::body::{Body, Frame, Incoming};
 use medbind_core::deny::DenyCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::client::TlsStream;
 
 use super::real::{Stage, said};
-use crate::client::{Answer, Ask, Client};
+use crate::client::{Answer, Ask, Client, Connection};
+use crate::site::EDGE;
 use crate::wait::until;
 
 /// A change is in force much sooner; this is when a scenario gives up.
@@ -83,4 +93,82 @@ pub async fn wait_refused(client: &Client, serial: &str, code: DenyCode) -> Resu
     })
     .await?;
     Ok(())
+}
+
+/// Opens the event stream of a device, shown this token where there is one.
+pub async fn listen(
+    connection: &mut Connection,
+    serial: &str,
+    token: Option<&str>,
+) -> Result<Incoming> {
+    let mut ask =
+        Ask::get(format!("/v1/devices/acme:{serial}/events")).header("accept", "text/event-stream");
+    if let Some(token) = token {
+        ask = ask.header("authorization", &format!("Bearer {token}"));
+    }
+    let empty = Empty::new().map_err(|never: Infallible| match never {});
+    let response = connection.start(&ask, empty.boxed_unsync()).await?;
+    ensure!(
+        response.status().is_success(),
+        "the stream was refused: {}",
+        response.status()
+    );
+    Ok(response.into_body())
+}
+
+/// A body that comes in small pieces, for this long.
+pub fn slow_body(time: Duration) -> impl Body<Data = Bytes, Error = io::Error> + Send + 'static {
+    let start = Instant::now();
+    let pieces = futures_util::stream::unfold((), move |()| async move {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        (start.elapsed() < time).then(|| (Ok(Frame::data(Bytes::from_static(b"reading\n"))), ()))
+    });
+    StreamBody::new(pieces)
+}
+
+/// Opens a device's `WebSocket`, which echoes.
+pub async fn open_socket(client: &Client, serial: &str) -> Result<TlsStream<TcpStream>> {
+    let mut stream = client.connect_tls(b"http/1.1").await?;
+    let head = format!(
+        "GET /v1/devices/acme:{serial}/socket HTTP/1.1\r\nhost: {EDGE}\r\nconnection: upgrade\r\n\
+         upgrade: websocket\r\nsec-websocket-version: 13\r\n\
+         sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await?;
+    let mut text = String::new();
+    let mut buffer = [0; 4096];
+    while !text.contains("\r\n\r\n") {
+        let read = timeout(LIMIT, stream.read(&mut buffer)).await??;
+        ensure!(read > 0, "the connection ended: {text:?}");
+        text.push_str(&String::from_utf8_lossy(&buffer[..read]));
+    }
+    ensure!(text.starts_with("HTTP/1.1 101"), "no upgrade: {text:?}");
+    echoes(&mut stream).await?;
+    Ok(stream)
+}
+
+/// It goes on.
+pub async fn echoes(stream: &mut TlsStream<TcpStream>) -> Result<()> {
+    let mut buffer = [0; 4];
+    stream.write_all(b"echo").await?;
+    timeout(LIMIT, stream.read_exact(&mut buffer))
+        .await
+        .context("no echo comes")??;
+    ensure!(&buffer == b"echo", "another echo: {buffer:?}");
+    Ok(())
+}
+
+/// It comes to its end.
+pub async fn ends(stream: &mut TlsStream<TcpStream>) -> Result<()> {
+    let mut buffer = [0; 64];
+    match timeout(LIMIT, stream.read(&mut buffer))
+        .await
+        .context("the socket goes on")?
+    {
+        Ok(0) | Err(_) => Ok(()),
+        Ok(read) => bail!(
+            "the socket says {:?}",
+            String::from_utf8_lossy(&buffer[..read])
+        ),
+    }
 }

@@ -14,7 +14,9 @@ pub fn table() -> Vec<Scenario> {
     rows.extend(denies());
     rows.extend(places());
     rows.extend(forged_tags());
+    rows.extend(forged_certificates());
     rows.extend(hostile_paths());
+    rows.extend(paths_of_frames());
     rows.extend(odd_serials());
     rows.extend(shadow());
     rows.extend(keys());
@@ -368,6 +370,7 @@ fn forged_tags() -> Vec<Scenario> {
         .header("x_medbind_account", "acc-9")
         .header("x-medbind_device", "acme:SN-B"),
         scenario("a tag that Connection names still arrives", "SN-A")
+            .on(Open)
             .header("connection", "x-medbind-account, x-medbind-device"),
         scenario("a tag forged as a trailer is taken away", "SN-A")
             .over(Face::Http2)
@@ -404,6 +407,12 @@ fn forged_tags() -> Vec<Scenario> {
             .hides("x-original-url")
             .hides("x-rewrite-url")
             .hides("x-http-method-override"),
+    ]
+}
+
+/// Somebody claims a certificate in `x-forwarded-client-cert`.
+fn forged_certificates() -> Vec<Scenario> {
+    vec![
         scenario("a forged certificate header makes nobody a device", "SN-A")
             .anonymous()
             .header(
@@ -421,6 +430,37 @@ fn forged_tags() -> Vec<Scenario> {
             "Hash=00;Subject=\"serialNumber=SN-B\"",
         )
         .hides("x-forwarded-client-cert"),
+        scenario(
+            "a device's real certificate in a header makes nobody it",
+            "SN-B",
+        )
+        .anonymous()
+        .claims("SN-B")
+        .deny(DenyCode::NoPeerCertificate)
+        .short(),
+        scenario(
+            "a device that claims another's real certificate is itself",
+            "SN-A",
+        )
+        .claims("SN-B")
+        .hides("x-forwarded-client-cert")
+        .short(),
+        scenario(
+            "a device that claims another's real certificate is refused the other's path",
+            "SN-A",
+        )
+        .claims("SN-B")
+        .asks("POST", "/v1/devices/acme:SN-B/readings")
+        .deny(DenyCode::NotPermitted)
+        .short(),
+        scenario(
+            "another's real certificate in a header stands for none that Envoy does not give",
+            "SN-A",
+        )
+        .on(Listener::Misread)
+        .claims("SN-B")
+        .asks("POST", "/v1/devices/acme:SN-B/readings")
+        .deny(DenyCode::Internal),
     ]
 }
 
@@ -528,6 +568,22 @@ fn hostile_paths() -> Vec<Scenario> {
                 .asks("POST", path)
                 .expect(Expect::NotServed),
         );
+        let row = scenario(format!("{alone}, over HTTP/2"), "SN-A")
+            .on(Listener::Open)
+            .over(Face::Frames)
+            .asks("POST", path);
+        rows.push(if path.starts_with('/') {
+            row.deny(DenyCode::NotPermitted)
+        } else {
+            // Envoy itself takes no other `:path` (RFC 9113, 8.3.1).
+            row.expect(Expect::NotServed)
+        });
+        rows.push(
+            scenario(format!("{shipped}, over HTTP/2"), "SN-A")
+                .over(Face::Frames)
+                .asks("POST", path)
+                .expect(Expect::NotServed),
+        );
     }
     rows.push(
         scenario("a CONNECT, which has no path, is refused", "SN-A")
@@ -539,6 +595,77 @@ fn hostile_paths() -> Vec<Scenario> {
         scenario("at the shipped listener a CONNECT is not served", "SN-A")
             .asks("CONNECT", "edge.example:443")
             .expect(Expect::NotServed),
+    );
+    rows
+}
+
+/// What the `:path` of HTTP/2 can hold, and no request line of HTTP/1.1.
+const PATHS_OF_FRAMES: [(&str, &str); 12] = [
+    ("an empty path", ""),
+    ("a path without a slash", "v1/devices/acme:SN-B/readings"),
+    ("a path that is a star", "*"),
+    ("a path that is a query", "?/v1/devices/acme:SN-B/readings"),
+    (
+        "a path with a blank before it",
+        " /v1/devices/acme:SN-B/readings",
+    ),
+    (
+        "a path with a blank behind it",
+        "/v1/devices/acme:SN-B/readings ",
+    ),
+    (
+        "a path with a blank in it",
+        "/v1/devices/acme:SN-A/readings /../acme:SN-B",
+    ),
+    ("a path with a tab", "/v1/devices/acme:SN-B\t/readings"),
+    (
+        "a path with a line break",
+        "/v1/devices/acme:SN-B/readings\r\nx-medbind-device: acme:SN-B",
+    ),
+    (
+        "a path with a fragment",
+        "/v1/devices/acme:SN-B/readings#/v1/devices/acme:SN-A/readings",
+    ),
+    (
+        "a path with an octet beyond ASCII",
+        "/v1/devices/acme:SN-B\u{e9}/readings",
+    ),
+    (
+        "a path with an authority",
+        "//edge.example/v1/devices/acme:SN-B/readings",
+    ),
+];
+
+fn paths_of_frames() -> Vec<Scenario> {
+    let mut rows = Vec::new();
+    for (what, path) in PATHS_OF_FRAMES {
+        let row = |name: String| {
+            scenario(name, "SN-A")
+                .over(Face::Frames)
+                .asks("POST", path)
+                .expect(Expect::NotServed)
+        };
+        rows.push(row(format!("{what} is not served to anybody")).on(Listener::Open));
+        rows.push(row(format!("at the shipped listener {what} is not served")));
+    }
+    let twice = |name: &'static str| {
+        scenario(name, "SN-A")
+            .on(Listener::Open)
+            .over(Face::Frames)
+            .expect(Expect::NotByEnvoy)
+    };
+    rows.push(
+        twice("a request with two paths, the good one first, is none")
+            .header(":path", "/v1/devices/acme:SN-B/readings"),
+    );
+    rows.push(
+        twice("a request with two paths, the good one last, is none")
+            .asks("POST", "/v1/devices/acme:SN-B/readings")
+            .header(":path", "/v1/devices/acme:SN-A/readings"),
+    );
+    rows.push(twice("a request with two methods is none").header(":method", "DELETE"));
+    rows.push(
+        twice("a request with two authorities is none").header(":authority", "other.example"),
     );
     rows
 }
@@ -718,11 +845,34 @@ fn tokens() -> Vec<Scenario> {
     ];
     let good = good
         .into_iter()
-        .map(|(name, algorithm)| row(name, algorithm, None).permit(permit.clone()));
+        .map(|(name, algorithm)| row(name, algorithm, None).permit(permit.clone()))
+        .map(|row| row.hides("authorization"));
     let bad = bad
         .into_iter()
         .map(|(name, algorithm, flaw)| row(name, algorithm, Some(flaw)).deny(DenyCode::NoAccount));
-    good.chain(bad).collect()
+    let mut rows: Vec<_> = good.chain(bad).collect();
+    let forged = Token {
+        subject: "acc-2",
+        algorithm: EdDsa,
+        flaw: Some(Flaw::Key),
+    };
+    rows.push(
+        scenario(
+            "a forged token beside a good certificate does not arrive",
+            "SN-A",
+        )
+        .shows(forged)
+        .hides("authorization")
+        .short(),
+    );
+    rows.push(
+        scenario("two tokens beside a good certificate do not arrive", "SN-A")
+            .over(Face::Http2)
+            .header("authorization", "Bearer a.b.c")
+            .header("authorization", "Basic YTpi")
+            .hides("authorization"),
+    );
+    rows
 }
 
 /// A newer registry says what this version does not know.

@@ -1,15 +1,16 @@
 //! In which world does a scenario happen? The certificates, and the bootstrap of Envoy that both
 //! runners read: the shipped one, and beside its listener those that a scenario needs.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::row::{Listener, Peer, Place, Signer};
+use super::row::{Listener, Peer, Place, Scenario, Signer};
 use crate::bootstrap::{Bootstrap, remove, set};
-use crate::certificate::{Authority, HW_TYPE, Identity};
+use crate::certificate::{Authority, HW_TYPE, Identity, Spec};
 use crate::site::{NAMESPACE, Site};
 
 /// The addresses that a bootstrap needs.
@@ -43,15 +44,17 @@ impl World {
         Ok(world)
     }
 
-    /// Writes revocation lists that name these certificates of the first CA. Envoy reads them at
-    /// its start.
+    /// Puts revocation lists in place that name these certificates of the first CA.
     pub fn revoke(&self, revoked: &[&Identity]) -> Result<()> {
-        let lists = [
-            self.site.device_ca.revocation_list(revoked)?,
-            self.next_ca.revocation_list(&[])?,
-            self.site.other_ca.revocation_list(&[])?,
-        ];
-        self.site.write("device-ca.crl.pem", &lists.concat())
+        self.publish(&self.site.device_ca.revocation_list(revoked)?)
+    }
+
+    /// Puts this revocation list of the first CA in place, and good ones of the others.
+    pub fn publish(&self, list: &str) -> Result<()> {
+        let others =
+            self.next_ca.revocation_list(&[])? + &self.site.other_ca.revocation_list(&[])?;
+        self.site
+            .replace("device-ca.crl.pem", &(list.to_owned() + &others))
     }
 
     /// The certificate that a caller shows.
@@ -67,6 +70,34 @@ impl World {
             Signer::Forger => self.site.device_ca.forge(spec),
         };
         Ok(Some(identity?))
+    }
+
+    /// What `x-forwarded-client-cert` would hold of this certificate, were it the peer's.
+    pub fn forwarded(identity: &Identity) -> String {
+        let mut text = format!("Hash={};Cert=\"", identity.digest());
+        for octet in identity.leaf_pem().bytes() {
+            if octet.is_ascii_alphanumeric() {
+                text.push(char::from(octet));
+            } else {
+                let _ = write!(text, "%{octet:02X}");
+            }
+        }
+        text + "\""
+    }
+
+    /// The header fields that a row sends, but its token and those of its protocol.
+    pub fn headers(&self, row: &Scenario) -> Result<Vec<(String, String)>> {
+        let mut headers = row
+            .headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect::<Vec<_>>();
+        if let Some(serial) = row.claims {
+            let victim = self.site.device_ca.issue(&Spec::device(serial))?;
+            let value = Self::forwarded(&victim);
+            headers.push(("x-forwarded-client-cert".to_owned(), value));
+        }
+        Ok(headers)
     }
 
     /// The bootstrap of a place.
@@ -108,7 +139,7 @@ impl World {
         Ok(bootstrap)
     }
 
-    /// Issuers and rules of the scenarios, and an upstream that is spoken to as its client speaks.
+    /// Issuers and rules of the scenarios, and trailers for who is spoken to by HTTP/1.1.
     fn equip(&self, bootstrap: &mut Bootstrap, line: (u32, u32)) -> Result<()> {
         let site = &self.site;
         let identity = json!([
@@ -138,16 +169,14 @@ impl World {
                 json!({"cert": true}),
             )?;
         }
-        let downstream = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+        let options = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
             "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-            "use_downstream_protocol_config": {
-                "http_protocol_options": {"enable_trailers": true}, "http2_protocol_options": {},
-            },
+            "explicit_http_config": {"http_protocol_options": {"enable_trailers": true}},
         }});
         set(
-            bootstrap.cluster("device_service")?,
+            bootstrap.cluster("device_service_http1")?,
             "typed_extension_protocol_options",
-            downstream,
+            options,
         )
     }
 
@@ -189,20 +218,25 @@ pub fn add_listener(bootstrap: &mut Bootstrap, like: &Value, name: &str) -> Resu
     set(bootstrap.http(name)?, "stat_prefix", json!(name))
 }
 
-/// Takes from a listener all that Envoy does before the guard, so that the guard is alone; and lets
-/// it take trailers and `WebSocket`s.
+/// Takes from a listener all that Envoy does before the guard, so that the guard is alone; lets it
+/// take trailers; and speaks HTTP/1.1 to the upstream, where more of what a client sends goes on.
 pub fn open(bootstrap: &mut Bootstrap, name: &str) -> Result<()> {
-    let context = bootstrap
-        .tls(name)?
-        .pointer_mut("/common_tls_context/validation_context");
-    let context = context.context("no validation of certificates")?;
-    set(
-        context,
-        "trust_chain_verification",
-        json!("ACCEPT_UNTRUSTED"),
-    )?;
-    remove(context, "crl");
-    remove(context, "only_verify_leaf_cert_crl");
+    let common = bootstrap.tls(name)?.get_mut("common_tls_context");
+    let common = common.context("no common_tls_context")?;
+    let source = common
+        .pointer(
+            "/combined_validation_context/validation_context_sds_secret_config/sds_config/\
+             path_config_source/path",
+        )
+        .and_then(Value::as_str);
+    let folder = source.and_then(|path| Path::new(path).parent());
+    let trusted = folder.context("nobody is trusted")?.join("device-ca.pem");
+    remove(common, "combined_validation_context");
+    let context = json!({
+        "trusted_ca": {"filename": trusted.to_string_lossy()},
+        "trust_chain_verification": "ACCEPT_UNTRUSTED",
+    });
+    set(common, "validation_context", context)?;
     let parameters = bootstrap
         .tls(name)?
         .pointer_mut("/common_tls_context/tls_params");
@@ -234,11 +268,13 @@ pub fn open(bootstrap: &mut Bootstrap, name: &str) -> Result<()> {
         "http_protocol_options",
         json!({"enable_trailers": true}),
     )?;
-    set(
-        manager,
-        "upgrade_configs",
-        json!([{"upgrade_type": "websocket"}]),
-    )?;
+    let routes = manager
+        .pointer_mut("/route_config/virtual_hosts/0/routes")
+        .and_then(Value::as_array_mut);
+    for route in routes.context("no routes")? {
+        let route = route.get_mut("route").context("a route to nowhere")?;
+        set(route, "cluster", json!("device_service_http1"))?;
+    }
     let options = manager.get_mut("common_http_protocol_options");
     set(
         options.context("no common_http_protocol_options")?,

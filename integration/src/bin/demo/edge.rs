@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use medbind_integration::bootstrap::{Bootstrap, set};
+use medbind_integration::bootstrap::{Bootstrap, DEVICE_CA, set};
 use medbind_integration::certificate::Authority;
 use medbind_integration::scenario::world::{add_listener, open};
 use medbind_integration::site::EDGE;
@@ -44,6 +44,7 @@ impl Edge<'_> {
         }
         self.write("device-ca.pem", &self.device_ca.pem())?;
         self.write("device-ca.crl.pem", &self.device_ca.revocation_list(&[])?)?;
+        self.write(DEVICE_CA, &Bootstrap::shipped_for(DEVICE_CA, self.folder)?)?;
         self.write("jwks.json", &TokenIssuer::new()?.key_set())
     }
 
@@ -58,7 +59,7 @@ impl Edge<'_> {
         let mut bootstrap = Bootstrap::shipped("http.yaml")?;
         bootstrap.put_to(self.folder, &tools.module)?;
         bootstrap.send_to("registry", registry)?;
-        bootstrap.send_to("device_service", upstream)?;
+        bootstrap.send_service_to(upstream)?;
         let issuer = bootstrap
             .guard("edge")?
             .pointer_mut("/issuers/0")
