@@ -172,6 +172,29 @@ fn acceptor(identity: &Identity) -> Result<TlsAcceptor, StartError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pki::CertificateAuthority;
+
+    #[tokio::test]
+    async fn a_ca_that_was_renewed_is_taken_up_while_the_registry_runs() {
+        let scratch = tempfile::tempdir().unwrap();
+        let clock = Clock::new(jiff::SignedDuration::ZERO);
+        let certificates = Certificates::new(scratch.path(), &["localhost".to_owned()]);
+        let identity = certificates.start(clock.now()).unwrap();
+        let dir = certificates.ca_dir();
+        let metrics = Arc::new(Metrics::default());
+        let (mut keeper, mut tls) = Keeper::new(certificates, identity, clock, metrics).unwrap();
+        tls.mark_unchanged();
+        keeper.look();
+        assert!(!tls.has_changed().unwrap(), "nothing is new");
+        let ca = CertificateAuthority::load(&dir).unwrap();
+        let tomorrow = clock.now().after(Duration::from_hours(24));
+        ca.renewed(tomorrow).unwrap().replace(&dir).unwrap();
+        keeper.look();
+        assert!(tls.has_changed().unwrap());
+        tls.mark_unchanged();
+        keeper.look();
+        assert!(!tls.has_changed().unwrap(), "it is taken up once");
+    }
 
     #[test]
     fn a_warning_is_said_at_once_and_again_after_a_day() {

@@ -280,6 +280,36 @@ async fn a_renewed_ca_cuts_nobody_off() {
 }
 
 #[tokio::test]
+async fn a_ca_that_takes_the_firsts_place_lets_its_own_in_while_the_registry_runs() {
+    let scratch = tempfile::tempdir().unwrap();
+    let registry = registry(scratch.path()).await;
+    // They trust the server's certificate, which the first has signed.
+    let ours = registry.operator();
+    assert_eq!(ours.get("/v1/devices").await.0, StatusCode::OK);
+    let other = CertificateAuthority::generate("another", now()).unwrap();
+    let theirs = other.issue(&operator(), now(), LEAF_VALIDITY).unwrap();
+    let first = registry.ca();
+    let is_let_in = async || {
+        let client = reqwest::Client::builder()
+            .tls_certs_only([Certificate::from_pem(first.certificate_pem().as_bytes()).unwrap()])
+            .identity(identity(&theirs))
+            .no_proxy()
+            .build();
+        let base = format!("https://{}", registry.running.local_addr());
+        let request = client.unwrap().get(format!("{base}/v1/devices"));
+        let answer = request.send().await;
+        answer.is_ok_and(|answer| answer.status() == StatusCode::OK)
+    };
+    assert!(!is_let_in().await);
+    let dir = registry.dir.join("infra-ca");
+    std::fs::remove_file(dir.join("key.pem")).unwrap();
+    other.replace(&dir).unwrap();
+    until("the other's operator is let in", is_let_in).await;
+    // Who was let in before still is, on its connection.
+    assert_eq!(ours.get("/v1/devices").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn a_certificate_that_does_not_parse_is_named() {
     let scratch = tempfile::tempdir().unwrap();
     let stopped = registry(scratch.path()).await.stop().await;
