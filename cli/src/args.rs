@@ -288,7 +288,7 @@ pub enum Ca {
     Issue(CaIssue),
     /// Renew the infrastructure CA's certificate
     #[command(
-        long_about = "Renew the infrastructure CA's certificate: ten more years for the same name and the same key.\n\nNothing that it has signed ends by this, and a registry that runs takes it up within a minute. Whoever has a copy of the old certificate (ca.pem) needs the new one before the old one ends; `medbind ca issue --renew` brings it along. Where the CA's key is kept elsewhere, run it there and copy cert.pem."
+        long_about = "Renew the infrastructure CA's certificate: ten more years for the same name and the same key.\n\nNothing that it has signed ends by this, and a registry that runs takes it up within a minute. Whoever has a copy of the old certificate (ca.pem) needs the new one before the old one ends; `medbind ca issue --renew` brings it along. Where the CA's key is kept elsewhere, run it there and copy cert.pem.\n\nA CA that is valid for longer than the renewed one would be is kept as it is, and a device CA is refused: it is rolled over, docs/operating.md."
     )]
     #[command(after_long_help = "Examples:\n  medbind ca renew registry/infra-ca")]
     Renew(CaRenew),

@@ -61,6 +61,11 @@ pub struct DeviceCa {
     pub not_after: i64,
 }
 
+/// Whether a directory is a device CA's.
+pub fn is_device_ca(dir: &Path) -> bool {
+    dir.join(SETTINGS_FILE).exists()
+}
+
 impl DeviceCa {
     /// Reads what `ca init` made.
     pub fn load(dir: &Path) -> Result<Self, Failure> {

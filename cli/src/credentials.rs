@@ -121,14 +121,24 @@ fn whom(purpose: &Purpose) -> String {
     }
 }
 
+/// What is done about the end of a device CA.
+const ROLL_OVER: &str = "a device CA is rolled over: docs/operating.md";
+
 /// `medbind ca renew`.
 pub fn ca_renew(args: &CaRenew, global: &Global) -> Outcome {
+    if ca::is_device_ca(&args.dir) {
+        return Err(Failure::usage(format_args!(
+            "{} is a device CA, and `ca renew` is for the infrastructure's",
+            args.dir.display()
+        ))
+        .next(ROLL_OVER));
+    }
     let authority = infrastructure(&args.dir)?;
     let now = Timestamp::from_unix_seconds(jiff::Timestamp::now().as_second());
     let renewed = authority.renewed(now).map_err(|error| {
         let failure = Failure::usage(format_args!("{}: {error}", args.dir.display()));
         match error {
-            PkiError::NotOurs => failure.next("a device CA is rolled over: docs/operating.md"),
+            PkiError::NotOurs => failure.next(ROLL_OVER),
             _ => failure,
         }
     })?;

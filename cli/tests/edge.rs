@@ -299,6 +299,9 @@ fn nothing_outlives_its_ca_and_a_ca_is_renewed() {
     assert_eq!(desk.read("e/ca.pem"), desk.read("infra-ca/cert.pem"));
 
     // A device CA has its own way, and so has one that another CA signed.
+    desk.run(&["ca", "init", "devices", "--namespace", "acme"])
+        .ended_with(0);
+    let of_devices = ["cert.pem", "key.pem"].map(|name| desk.read(&format!("devices/{name}")));
     desk.run(&[
         "ca",
         "init",
@@ -308,10 +311,31 @@ fn nothing_outlives_its_ca_and_a_ca_is_renewed() {
         "--intermediate",
     ])
     .ended_with(0);
-    for (dir, what) in [("chain", "whoever made it"), ("none", "medbind serve")] {
+    std::fs::remove_file(desk.path("chain/ca.json")).unwrap();
+    // And one that lives for longer is not cut short.
+    let ahead = jiff::Timestamp::now().as_second() + 1800;
+    let ahead = medbind_core::time::Timestamp::from_unix_seconds(ahead);
+    let infrastructure = CertificateAuthority::load(&desk.path("infra-ca")).unwrap();
+    let long = infrastructure.renewed(ahead).unwrap();
+    std::fs::create_dir(desk.path("long")).unwrap();
+    desk.write("long/cert.pem", long.certificate_pem());
+    desk.write("long/key.pem", &key);
+    let of_long = desk.read("long/cert.pem");
+
+    for (dir, what) in [
+        ("devices", "rolled over"),
+        ("chain", "whoever made it"),
+        ("none", "medbind serve"),
+        ("long", "it is kept"),
+    ] {
         let ran = desk.run(&["ca", "renew", dir]).ended_with(2);
         assert!(ran.err.contains(what), "{}", ran.err);
     }
+    assert_eq!(desk.read("long/cert.pem"), of_long);
+    assert_eq!(
+        ["cert.pem", "key.pem"].map(|name| desk.read(&format!("devices/{name}"))),
+        of_devices
+    );
 }
 
 #[test]

@@ -100,16 +100,17 @@ impl Certificates {
         })
     }
 
-    /// Reads the files, and makes the server's certificate again where it is near its end. Other
-    /// certificates are in the hands of those who use them.
+    /// Reads the files, and makes the server's certificate again where it is near its end, or was
+    /// made by a clock that ran ahead. Other certificates are in the hands of those who use them.
     pub fn look(&self, now: Timestamp) -> Result<Identity, DataDirError> {
         let (mut made, mut warnings) = (Vec::new(), Vec::new());
         let ca = self.authority()?;
         let server = facts(&self.dir.join(SERVER_DIR))?;
-        if server.is_near_end(now, NEAR_EXPIRY)
-            && let Some(ca) = &ca
+        if let Some(ca) = &ca
             // A CA that ends itself has no longer life to give.
-            && ca.not_after() > server.not_after
+            && (server.is_near_end(now, NEAR_EXPIRY) && ca.not_after() > server.not_after
+                // Where the CA is not valid yet either, it is today's clock that is wrong.
+                || now < server.not_before && now >= ca.not_before())
         {
             made.push(self.make_server_again(ca, now, &mut warnings)?);
         }
@@ -124,7 +125,11 @@ impl Certificates {
             match facts(&dir) {
                 Ok(facts) => {
                     ends.push((name, facts.not_after));
-                    warnings.extend(ending(&dir, &facts, now, within, &self.mend(name)));
+                    warnings.extend(if now < facts.not_before {
+                        Some(self.not_yet(name, &facts))
+                    } else {
+                        ending(&dir, &facts, now, within, &self.mend(name))
+                    });
                 }
                 // Without it there is nothing to answer with.
                 Err(error) if name == SERVER_DIR || name == CA_DIR => return Err(error),
@@ -169,6 +174,25 @@ impl Certificates {
         }
     }
 
+    /// What there is to say of a certificate that is not valid yet. The time of day is not in it:
+    /// it would be another warning each minute.
+    fn not_yet(&self, name: &str, facts: &CertificateFacts) -> String {
+        let (dir, ca) = (self.dir.join(name), self.ca_dir());
+        let (shown, ca) = (dir.join(CERTIFICATE_FILE), ca.display());
+        let renew = if name == CA_DIR {
+            format!("medbind ca renew {ca}")
+        } else {
+            let dir = dir.display();
+            format!("medbind ca issue {dir} --ca {ca} --renew")
+        };
+        format!(
+            "{} is not valid before {}, by this machine's clock: set the clock, or, where it is \
+             right, make the certificate again: {renew}",
+            shown.display(),
+            facts.not_before
+        )
+    }
+
     /// The CA, where its key is here: it may be kept elsewhere once everything is made.
     fn authority(&self) -> Result<Option<CertificateAuthority>, DataDirError> {
         let dir = self.ca_dir();
@@ -189,7 +213,7 @@ impl Certificates {
         warnings: &mut Vec<String>,
     ) -> Result<Vec<Made>, DataDirError> {
         let mut made = Vec::new();
-        let ca_dir = self.ca_dir();
+        let (ca_dir, server) = (self.ca_dir(), self.dir.join(SERVER_DIR));
         if !ca_dir.exists() {
             let dirs = [SERVER_DIR]
                 .into_iter()
@@ -203,11 +227,18 @@ impl Certificates {
                 path: ca_dir.clone(),
             });
         }
-        let mut wanted = vec![(
-            "server certificate and key",
-            SERVER_DIR,
-            Purpose::Server(self.names.clone()),
-        )];
+        // The server's comes last: where it stands, the first start has made all, and a client that
+        // is not here was moved to where it is used.
+        if server.exists() {
+            return Ok(made);
+        }
+        let Some(ca) = self.authority()? else {
+            return Err(DataDirError::NoCaKey {
+                missing: server,
+                key: ca_dir.join(KEY_FILE),
+            });
+        };
+        let mut wanted = Vec::new();
         for Client { what, dir, role } in CLIENTS {
             let name = dir.parse().map_err(|error: NameError| PkiError::Parse {
                 what: "a role's name",
@@ -215,16 +246,16 @@ impl Certificates {
             })?;
             wanted.push((what, dir, Purpose::Client(role(name))));
         }
-        let ca = self.authority()?;
+        wanted.push((
+            "server certificate and key",
+            SERVER_DIR,
+            Purpose::Server(self.names.clone()),
+        ));
         for (what, name, purpose) in wanted {
             let dir = self.dir.join(name);
             if dir.exists() {
                 continue;
             }
-            let ca = ca.as_ref().ok_or_else(|| DataDirError::NoCaKey {
-                missing: dir.clone(),
-                key: ca_dir.join(KEY_FILE),
-            })?;
             let new = ca.issue(&purpose, now, LEAF_VALIDITY)?;
             new.save(&dir)?;
             warnings.extend(self.shortened(&new, &dir));
@@ -298,12 +329,7 @@ fn ending(
 ) -> Option<String> {
     let shown = dir.join(CERTIFICATE_FILE);
     let shown = shown.display();
-    if now < facts.not_before {
-        Some(format!(
-            "{shown} begins at {}, and this machine's clock says {now}: set the clock",
-            facts.not_before
-        ))
-    } else if now > facts.not_after {
+    if now > facts.not_after {
         Some(format!("{shown} has ended at {}; {mend}", facts.not_after))
     } else if facts.is_near_end(now, within) {
         Some(format!("{shown} ends at {}; {mend}", facts.not_after))
@@ -342,7 +368,7 @@ mod tests {
         let made: Vec<_> = first.made.iter().map(|made| made.path.clone()).collect();
         assert_eq!(
             made,
-            ["infra-ca", "server", "edge", "operator"].map(|name| path.join(name))
+            ["infra-ca", "edge", "operator", "server"].map(|name| path.join(name))
         );
         assert_eq!(first.warnings, Vec::<String>::new());
         let again = dir.start(now()).unwrap();
@@ -400,6 +426,79 @@ mod tests {
                 .iter()
                 .any(|warning| warning.contains("other.example"))
         );
+    }
+
+    #[test]
+    fn what_was_moved_away_is_not_made_again_with_the_cas_key_or_without_it() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = Certificates::new(scratch.path(), &names(&NAMES));
+        dir.start(now()).unwrap();
+        let (operator, key) = (
+            scratch.path().join("operator"),
+            scratch.path().join("infra-ca/key.pem"),
+        );
+        fs::rename(&operator, scratch.path().join("elsewhere")).unwrap();
+        let started = dir.start(now()).unwrap();
+        assert_eq!((started.made, started.warnings), (vec![], vec![]));
+        fs::remove_file(key).unwrap();
+        let started = dir.start(now()).unwrap();
+        assert_eq!((started.made, started.warnings), (vec![], vec![]));
+        assert!(!operator.exists());
+        fs::remove_dir_all(scratch.path().join("server")).unwrap();
+        let error = dir.start(now()).unwrap_err();
+        assert!(matches!(error, DataDirError::NoCaKey { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_first_start_that_was_cut_off_is_ended_by_the_next() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = Certificates::new(scratch.path(), &names(&NAMES));
+        dir.start(now()).unwrap();
+        for (lost, made) in [
+            (&["server"][..], &["server"][..]),
+            (&["server", "operator"], &["operator", "server"]),
+            (
+                &["server", "operator", "edge"],
+                &["edge", "operator", "server"],
+            ),
+        ] {
+            for name in lost {
+                fs::remove_dir_all(scratch.path().join(name)).unwrap();
+            }
+            let started = dir.start(now()).unwrap();
+            let found: Vec<_> = started.made.into_iter().map(|made| made.path).collect();
+            let made: Vec<_> = made.iter().map(|name| scratch.path().join(name)).collect();
+            assert_eq!(found, made);
+        }
+    }
+
+    #[test]
+    fn a_certificate_of_a_clock_that_ran_ahead_is_made_again_once_it_is_right() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = Certificates::new(scratch.path(), &names(&NAMES));
+        dir.start(now()).unwrap();
+        let ahead = now().after(LEAF_VALIDITY);
+        for mend in [Certificates::start, Certificates::look] {
+            let from_ahead = dir.look(ahead).unwrap();
+            let mended = mend(&dir, now()).unwrap();
+            assert_ne!(mended.certificate_pem, from_ahead.certificate_pem);
+            let facts = CertificateFacts::from_pem(&mended.certificate_pem).unwrap();
+            assert!(facts.not_before <= now());
+            assert_eq!((mended.made.len(), mended.warnings), (1, vec![]));
+        }
+
+        // Without the CA's key it is said, and is the same warning a minute later.
+        dir.look(ahead).unwrap();
+        fs::remove_file(scratch.path().join("infra-ca/key.pem")).unwrap();
+        let soon = now().after(Duration::from_mins(1));
+        let [first, second] = [now(), soon].map(|now| dir.look(now).unwrap().warnings);
+        assert_eq!(first, second);
+        let [warning] = first.as_slice() else {
+            panic!("{first:?}")
+        };
+        let server = scratch.path().join("server");
+        let command = format!("medbind ca issue {} --ca ", server.display());
+        assert!(warning.contains("set the clock") && warning.contains(&command));
     }
 
     #[test]

@@ -84,6 +84,12 @@ pub enum PkiError {
          the same name and key"
     )]
     NotOurs,
+    /// A CA whose certificate is valid for longer than a renewed one would be.
+    #[error(
+        "the CA is valid until {0} already, which is not sooner than a renewed certificate would \
+         end: it is kept"
+    )]
+    NotLater(Timestamp),
 }
 
 /// A private key as PKCS #8 PEM. `Debug` does not show it.
@@ -166,6 +172,7 @@ pub enum Purpose {
 pub struct CertificateAuthority {
     certificate_pem: String,
     key_pem: PrivateKeyPem,
+    not_before: Timestamp,
     not_after: Timestamp,
     issuer: Issuer<'static, KeyPair>,
 }
@@ -192,11 +199,13 @@ impl CertificateAuthority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let not_after = whole_second(now.after(CA_VALIDITY));
         set_validity(&mut params, now, not_after)?;
+        let not_before = Timestamp::from_unix_seconds(params.not_before.unix_timestamp());
         let certificate_pem = params.self_signed(&key)?.pem();
         let key_pem = PrivateKeyPem(key.serialize_pem());
         Ok(Self {
             certificate_pem,
             key_pem,
+            not_before,
             not_after,
             issuer: Issuer::new(params, key),
         })
@@ -204,15 +213,18 @@ impl CertificateAuthority {
 
     /// The same CA with a new certificate, valid for [`CA_VALIDITY`] from `now`. Name and key are
     /// the old ones: what was signed before verifies with the new certificate, and what is signed
-    /// from now on with the old one, until that ends.
+    /// from now on with the old one, until that ends. A certificate that is valid is not replaced
+    /// by one that ends no later.
     pub fn renewed(&self, now: Timestamp) -> Result<Self, PkiError> {
         let old = parse_certificate(&self.certificate_pem)?;
         let name = own_name(&old).ok_or(PkiError::NotOurs)?;
         let new = Self::self_signed(&name, parse_key(self.key_pem.expose())?, now)?;
-        if is_same_authority(&self.certificate_pem, &new.certificate_pem) {
-            Ok(new)
-        } else {
+        if !is_same_authority(&self.certificate_pem, &new.certificate_pem) {
             Err(PkiError::NotOurs)
+        } else if now >= self.not_before && new.not_after <= self.not_after {
+            Err(PkiError::NotLater(self.not_after))
+        } else {
+            Ok(new)
         }
     }
 
@@ -231,6 +243,7 @@ impl CertificateAuthority {
         Ok(Self {
             certificate_pem: certificate_pem.to_owned(),
             key_pem: PrivateKeyPem(key_pem.to_owned()),
+            not_before: moment(&certificate.tbs_certificate().validity().not_before),
             not_after: moment(&certificate.tbs_certificate().validity().not_after),
             issuer: Issuer::from_ca_cert_pem(certificate_pem, key)?,
         })
@@ -264,6 +277,11 @@ impl CertificateAuthority {
     /// The CA's certificate, PEM.
     pub fn certificate_pem(&self) -> &str {
         &self.certificate_pem
+    }
+
+    /// When the CA's certificate begins.
+    pub const fn not_before(&self) -> Timestamp {
+        self.not_before
     }
 
     /// When the CA's certificate ends.
@@ -572,6 +590,10 @@ mod tests {
         let ended = late.after(Duration::from_hours(2));
         let refused = ca.issue(&purpose, ended, LEAF_VALIDITY);
         assert!(matches!(refused, Err(PkiError::CaEnded(_))));
+        // What would end no later is no renewal, unless what is there is not valid yet.
+        assert!(matches!(ca.renewed(now()), Err(PkiError::NotLater(end)) if end == ca.not_after()));
+        let before = Timestamp::from_unix_seconds(ca.not_before().unix_seconds() - 1);
+        assert!(ca.renewed(before).is_ok());
         let renewed = ca.renewed(ended).unwrap();
         assert!(
             !renewed

@@ -88,7 +88,7 @@ async fn a_database_of_a_newer_version_is_left_alone() {
     assert_eq!(mode, 0o600);
     let registry = registry.stop().await;
     // As if this start had certificates to make.
-    std::fs::remove_dir_all(registry.dir.join("operator")).unwrap();
+    std::fs::remove_dir_all(registry.dir.join("server")).unwrap();
     let mut connection = open(&database).await;
     sqlx::query(
         "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
