@@ -1,25 +1,30 @@
 //! Where are devices made, so that none is there by half?
 
 use std::fs::{self, File, TryLockError};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use medbind_registry::pki::create_private_directory;
+use tempfile::TempDir;
 
 use crate::failure::Failure;
 
-/// Below the directory of devices; no device's serial holds a `+`.
+/// Below the directory of devices, with a directory for each that makes some; no device's serial
+/// holds a `+`.
 const MAKING: &str = "+making";
 
 /// How often one device may be set aside.
 const MAX_ASIDE: usize = 100;
 
+/// How often a place of one's own may be taken away by others who tidy up.
+const MAX_TRIES: usize = 1_000;
+
 /// The directory that devices are made in.
 #[derive(Debug)]
 pub struct Workshop {
     out: PathBuf,
-    making: PathBuf,
+    place: Place,
     /// Holds the lock.
     directory: File,
 }
@@ -31,29 +36,21 @@ impl Workshop {
         create_private_directory(out).map_err(Failure::refused)?;
         let failed = |error| Failure::unwritable(out, &error);
         let directory = File::open(out).map_err(failed)?;
-        let making = out.join(MAKING);
-        let is_alone = match directory.try_lock() {
-            Ok(()) => true,
-            Err(TryLockError::WouldBlock) if !alone => match directory.try_lock_shared() {
-                Ok(()) => false,
-                Err(TryLockError::WouldBlock) => return Err(busy(out)),
-                Err(TryLockError::Error(error)) => return Err(failed(error)),
-            },
-            Err(TryLockError::WouldBlock) => return Err(busy(out)),
-            // Some file systems offer no locks.
-            Err(TryLockError::Error(_)) => alone,
+        let locked = if alone {
+            directory.try_lock()
+        } else {
+            directory.try_lock_shared()
         };
-        if is_alone && making.exists() {
-            fs::remove_dir_all(&making).map_err(failed)?;
+        match locked {
+            // Some file systems offer no locks.
+            Ok(()) | Err(TryLockError::Error(_)) => {}
+            Err(TryLockError::WouldBlock) => return Err(busy(out)),
         }
-        if is_alone && !alone {
-            // Others may come in now; where one was faster, there are locks to wait for.
-            let _ = directory.lock_shared();
-        }
-        create_private_directory(&making).map_err(Failure::refused)?;
+        let place = Place::take(&out.join(MAKING)).map_err(failed)?;
+        place.tidy_up(alone).map_err(failed)?;
         Ok(Self {
             out: out.to_owned(),
-            making,
+            place,
             directory,
         })
     }
@@ -62,7 +59,7 @@ impl Workshop {
     /// are not forced to the disk one by one: a batch may hold a million devices.
     pub fn place(&self, dir: &Path, files: &[(&str, Vec<u8>)]) -> Result<(), Failure> {
         let failed = |error| Failure::unwritable(dir, &error);
-        let made = tempfile::tempdir_in(&self.making).map_err(failed)?;
+        let made = private_directory_in(&self.place.path).map_err(failed)?;
         for (name, octets) in files {
             // Private: the key is in there, and the label shows the claim secret.
             let mut file = fs::OpenOptions::new()
@@ -105,11 +102,76 @@ impl Workshop {
     }
 }
 
-impl Drop for Workshop {
-    /// It stays where others are at work in it.
+/// Where one process makes devices. Its lock says that somebody is at work there.
+#[derive(Debug)]
+struct Place {
+    making: PathBuf,
+    path: PathBuf,
+    /// Holds the lock.
+    _directory: File,
+}
+
+impl Place {
+    fn take(making: &Path) -> io::Result<Self> {
+        for _ in 0..MAX_TRIES {
+            match fs::DirBuilder::new().mode(0o700).create(making) {
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+            // Until it is locked others may take it for left; and who was the last takes `making`
+            // itself away.
+            let taken = private_directory_in(making).and_then(|made| {
+                let directory = File::open(made.path())?;
+                let _ = directory.lock();
+                fs::metadata(made.path())?;
+                Ok(Self {
+                    making: making.to_owned(),
+                    path: made.keep(),
+                    _directory: directory,
+                })
+            });
+            match taken {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Ok(_) | Err(_) => return taken,
+            }
+        }
+        Err(ErrorKind::ResourceBusy.into())
+    }
+
+    /// Removes what was left by those who were interrupted.
+    fn tidy_up(&self, alone: bool) -> io::Result<()> {
+        for entry in fs::read_dir(&self.making)? {
+            let path = entry?.path();
+            if path == self.path {
+                continue;
+            }
+            let gone = File::open(&path).and_then(|left| match left.try_lock() {
+                Ok(()) => fs::remove_dir_all(&path),
+                Err(TryLockError::Error(_)) if alone => fs::remove_dir_all(&path),
+                Err(TryLockError::WouldBlock | TryLockError::Error(_)) => Ok(()),
+            });
+            match gone {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Place {
+    /// The last one takes all of it away.
     fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
         let _ = fs::remove_dir(&self.making);
     }
+}
+
+/// A new one, mode 0700, of a name that nothing else has.
+fn private_directory_in(dir: &Path) -> io::Result<TempDir> {
+    tempfile::Builder::new()
+        .permissions(fs::Permissions::from_mode(0o700))
+        .tempdir_in(dir)
 }
 
 fn busy(out: &Path) -> Failure {
@@ -118,4 +180,58 @@ fn busy(out: &Path) -> Failure {
         out.display()
     ))
     .next("wait until it has ended")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_device_is_private_while_it_is_made_and_in_its_place() {
+        let scratch = tempfile::tempdir().unwrap();
+        let out = scratch.path().join("devices");
+        let workshop = Workshop::enter(&out, false).unwrap();
+        for dir in [&out, &workshop.place.making, &workshop.place.path] {
+            assert_eq!(mode(dir), 0o700, "{}", dir.display());
+        }
+        let device = out.join("SN1");
+        workshop
+            .place(&device, &[("key.pem", b"key".to_vec())])
+            .unwrap();
+        assert_eq!(mode(&device), 0o700);
+        assert_eq!(mode(&device.join("key.pem")), 0o600);
+    }
+
+    #[test]
+    fn who_ends_takes_nothing_from_others_and_what_was_left_is_removed() {
+        let scratch = tempfile::tempdir().unwrap();
+        let out = scratch.path();
+        let making = out.join(MAKING);
+        let place = |workshop: &Workshop, serial: &str| {
+            workshop
+                .place(&out.join(serial), &[("key.pem", b"key".to_vec())])
+                .unwrap();
+        };
+        let left = making.join("left/half");
+        fs::create_dir_all(&left).unwrap();
+        let long = Workshop::enter(out, false).unwrap();
+        assert!(!left.exists());
+        for serial in ["SN1", "SN2"] {
+            let short = Workshop::enter(out, false).unwrap();
+            place(&short, serial);
+            drop(short);
+            place(&long, &format!("{serial}-of-the-other"));
+        }
+        assert!(Workshop::enter(out, true).is_err());
+        assert!(long.place.path.exists());
+        drop(long);
+        assert!(!making.exists());
+        let alone = Workshop::enter(out, true).unwrap();
+        assert!(Workshop::enter(out, false).is_err());
+        place(&alone, "SN3");
+    }
 }

@@ -96,6 +96,7 @@ fn all_is_there(desk: &Desk) {
         let certificate = PeerCertificate::parse(certificate.as_bytes()).unwrap();
         let key = rcgen::KeyPair::from_pem(&key).unwrap();
         assert_eq!(key.subject_public_key_info(), certificate.spki_der());
+        assert_eq!(mode(&desk.path(&format!("devices/{serial}"))), 0o700);
         for name in ["chain.pem", "label.svg", "label.png", "key.pem"] {
             let path = desk.path(&format!("devices/{serial}/{name}"));
             assert!(fs::metadata(&path).unwrap().len() > 0);
@@ -380,7 +381,7 @@ fn a_disk_that_is_full_stops_a_batch_that_goes_on_once_there_is_room() {
 }
 
 #[test]
-fn who_goes_on_with_a_batch_is_alone_and_others_make_devices_side_by_side() {
+fn who_goes_on_with_a_batch_is_alone() {
     let desk = Desk::with_ca(&[]);
     fs::create_dir(desk.path("devices")).unwrap();
     let directory = fs::File::open(desk.path("devices")).unwrap();
