@@ -21,7 +21,7 @@ use serde::Deserialize;
 use crate::failure::Failure;
 use crate::files::Replacement;
 use crate::label::SECRET_HEADING;
-use crate::ledger::{self, Ledger};
+use crate::ledger::{self, Held, Ledger};
 use crate::output;
 use crate::provision::{
     CHAIN_FILE, DEVICE_FILE, Device, ENROL_FILE, LABEL_PNG, LABEL_SVG, ON_DISK_EVERY, Plan,
@@ -266,7 +266,8 @@ fn enrol_lines(
 /// The file of --secrets as it must be, and the rows that are of no device.
 struct SecretRows {
     path: PathBuf,
-    anew: Replacement,
+    /// Where there is a file; other batches that write into it wait.
+    anew: Option<(Replacement, Held)>,
     taken_out: Vec<String>,
 }
 
@@ -279,10 +280,17 @@ impl SecretRows {
             ))
             .next("name a file with --secrets"));
         }
-        let mut anew = Replacement::of(path)?;
+        let mut anew = match Held::wait(path)? {
+            Some(held) => Some((Replacement::of(path)?, held)),
+            None => None,
+        };
         let mut noted = HashSet::new();
         let mut taken_out = Vec::new();
         for line in ledger::lines(path)? {
+            let Some((anew, _)) = &mut anew else {
+                // Whoever has made it since writes into it alone.
+                break;
+            };
             let line = line?;
             let row = String::from_utf8_lossy(&line.text).into_owned();
             let fields: Vec<&str> = row.trim_end().split(',').collect();
@@ -365,7 +373,7 @@ impl SecretRows {
             let mut beside = self.path.clone().into_os_string();
             beside.push(".taken-out");
             let beside = PathBuf::from(beside);
-            let ledger = Ledger::open(&beside, SECRETS_HEADER)?;
+            let mut ledger = Ledger::open(&beside, SECRETS_HEADER)?;
             for row in &self.taken_out {
                 ledger.append(&format!("{row}\n"))?;
             }
@@ -376,6 +384,10 @@ impl SecretRows {
                 beside.display()
             ));
         }
-        self.anew.take_place()
+        match self.anew {
+            // Who waits for the old file finds the new one in its place.
+            Some((anew, held)) => anew.take_place().map(|()| drop(held)),
+            None => Ok(()),
+        }
     }
 }

@@ -2,51 +2,55 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::failure::Failure;
 
+/// How often a file may be replaced while its lock is waited for.
+const MAX_REPLACED: usize = 1_000;
+
 /// A file that gets a line for each device, mode 0600.
+///
+/// Whoever goes on with a batch puts a new file in its place: each line goes, under the lock, into
+/// the file that stands there then.
 #[derive(Debug)]
 pub struct Ledger {
     path: PathBuf,
+    header: &'static str,
     file: File,
     /// Whether it is a file at all, and no pipe.
     is_file: bool,
+    /// Whether the file has been looked at.
+    begun: bool,
 }
 
 impl Ledger {
     /// Opens the file, or makes it with `header` as its first line.
-    pub fn open(path: &Path, header: &str) -> Result<Self, Failure> {
-        let failed = |error| Failure::unwritable(path, &error);
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(failed)?;
-        let is_file = file.metadata().map_err(failed)?.is_file();
-        let ledger = Self {
+    pub fn open(path: &Path, header: &'static str) -> Result<Self, Failure> {
+        let (file, is_file) = open(path)?;
+        let mut ledger = Self {
             path: path.to_owned(),
+            header,
             file,
             is_file,
+            begun: false,
         };
-        if is_file {
-            let private = fs::Permissions::from_mode(0o600);
-            ledger.file.set_permissions(private).map_err(failed)?;
-        }
-        ledger.alone(|| ledger.begin(header))?;
+        ledger.alone(|_| Ok(()))?;
         Ok(ledger)
     }
 
-    fn begin(&self, header: &str) -> Result<(), Failure> {
+    /// Makes it private, and goes on only behind a whole line of its kind.
+    fn begin(&self) -> Result<(), Failure> {
         let failed = |error| Failure::unwritable(&self.path, &error);
         let path = self.path.display();
+        if self.is_file {
+            let private = fs::Permissions::from_mode(0o600);
+            self.file.set_permissions(private).map_err(failed)?;
+        }
         let length = self.file.metadata().map_err(failed)?.len();
         let Some(last) = length.checked_sub(1).filter(|_| self.is_file) else {
-            return self.write(header);
+            return self.write(self.header);
         };
         let mut octet = [0];
         self.file.read_exact_at(&mut octet, last).map_err(failed)?;
@@ -56,12 +60,12 @@ impl Ledger {
             ))
             .next("go on with that batch: --continue mends it; or take the line away"));
         }
-        let mut first = vec![0; header.len()];
+        let mut first = vec![0; self.header.len()];
         let read = self.file.read_exact_at(&mut first, 0);
-        if read.is_err() || first != header.as_bytes() {
+        if read.is_err() || first != self.header.as_bytes() {
             return Err(Failure::usage(format_args!(
                 "{path} does not begin with the line {}",
-                header.trim_end()
+                self.header.trim_end()
             ))
             .next("name a new file, or one that this command made"));
         }
@@ -69,13 +73,14 @@ impl Ledger {
     }
 
     /// Adds a line. Where that fails the file is as it was.
-    pub fn append(&self, line: &str) -> Result<(), Failure> {
-        self.alone(|| self.write(line))
+    pub fn append(&mut self, line: &str) -> Result<(), Failure> {
+        self.alone(|ledger| ledger.write(line))
     }
 
     /// Adds a line that must not be lost: it is on the disk before this ends.
-    pub fn append_for_good(&self, line: &str) -> Result<(), Failure> {
+    pub fn append_for_good(&mut self, line: &str) -> Result<(), Failure> {
         self.append(line)?;
+        // Whoever has replaced the file since has taken the line over, and forced it to the disk.
         match self.file.sync_data() {
             Err(error) if self.is_file => Err(Failure::unwritable(&self.path, &error)),
             Ok(()) | Err(_) => Ok(()),
@@ -95,13 +100,87 @@ impl Ledger {
     }
 
     /// Several may write into one file: one at a time. Some file systems offer no locks.
-    fn alone<T>(&self, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
-        let locked = self.file.lock().is_ok();
-        let done = work();
-        if locked {
-            let _ = self.file.unlock();
+    fn alone(&mut self, work: impl Fn(&Self) -> Result<(), Failure>) -> Result<(), Failure> {
+        for _ in 0..MAX_REPLACED {
+            let locked = self.file.lock().is_ok();
+            let stands = !self.is_file || stands_at(&self.file, &self.path);
+            let done = stands.then(|| {
+                if !self.begun {
+                    self.begin()?;
+                }
+                work(self)
+            });
+            if locked {
+                let _ = self.file.unlock();
+            }
+            if let Some(done) = done {
+                self.begun |= done.is_ok();
+                return done;
+            }
+            (self.file, self.is_file) = open(&self.path)?;
+            self.begun = false;
         }
-        done
+        Err(replaced_too_often(&self.path))
+    }
+}
+
+/// The file, made where it is missing, and whether it is one at all.
+fn open(path: &Path) -> Result<(File, bool), Failure> {
+    let failed = |error| Failure::unwritable(path, &error);
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
+    let is_file = file.metadata().map_err(failed)?.is_file();
+    Ok((file, is_file))
+}
+
+/// Whether this file is the one at `path`, and no other has taken its place.
+fn stands_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
+        (Ok(_) | Err(_), Ok(_) | Err(_)) => false,
+    }
+}
+
+fn replaced_too_often(path: &Path) -> Failure {
+    Failure::refused(format_args!(
+        "{} is replaced again and again while it is written to",
+        path.display()
+    ))
+    .next("see what else is at work on it")
+}
+
+/// A file that is to be replaced: nobody else writes into it, from before it is read until a new
+/// one has its place.
+#[derive(Debug)]
+pub struct Held(File);
+
+impl Held {
+    /// Waits until nobody else is at work on it. There is nothing to hold where there is no file.
+    pub fn wait(path: &Path) -> Result<Option<Self>, Failure> {
+        for _ in 0..MAX_REPLACED {
+            let file = match fs::OpenOptions::new().read(true).append(true).open(path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(Failure::unwritable(path, &error)),
+            };
+            // Some file systems offer no locks.
+            let _ = file.lock();
+            if stands_at(&file, path) {
+                return Ok(Some(Self(file)));
+            }
+        }
+        Err(replaced_too_often(path))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
     }
 }
 
@@ -139,6 +218,8 @@ pub fn lines(path: &Path) -> Result<impl Iterator<Item = Result<Line, Failure>>,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::Replacement;
+    use std::fs::TryLockError;
 
     #[test]
     fn a_ledger_is_private_and_goes_on_only_behind_a_whole_line_of_its_kind() {
@@ -146,7 +227,7 @@ mod tests {
         let path = scratch.path().join("secrets.csv");
         fs::write(&path, "").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        let ledger = Ledger::open(&path, "a,b\n").unwrap();
+        let mut ledger = Ledger::open(&path, "a,b\n").unwrap();
         ledger.append("1,2\n").unwrap();
         Ledger::open(&path, "a,b\n")
             .unwrap()
@@ -166,6 +247,69 @@ mod tests {
             assert!(refused.contains(why), "{refused}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn a_line_goes_into_the_file_that_stands_there() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("secrets.csv");
+        let mut ledger = Ledger::open(&path, "a,b\n").unwrap();
+        ledger.append("1,2\n").unwrap();
+
+        let mut anew = Replacement::of(&path).unwrap();
+        anew.write(b"a,b\n1,2\n").unwrap();
+        anew.take_place().unwrap();
+        ledger.append_for_good("3,4\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "a,b\n1,2\n3,4\n");
+
+        // Was it moved away, there is a new one, whole and private.
+        fs::rename(&path, scratch.path().join("elsewhere")).unwrap();
+        ledger.append("5,6\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "a,b\n5,6\n");
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+
+        // What is no ledger is not written into, whoever put it there.
+        let mut other = Replacement::of(&path).unwrap();
+        other.write(b"x,y\n").unwrap();
+        other.take_place().unwrap();
+        for _ in 0..2 {
+            let refused = ledger.append("7,8\n").unwrap_err().to_string();
+            assert!(refused.contains("does not begin with the line a,b"));
+            assert_eq!(fs::read_to_string(&path).unwrap(), "x,y\n");
+        }
+    }
+
+    #[test]
+    fn a_file_is_held_from_before_it_is_read_until_another_has_its_place() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("secrets.csv");
+        assert!(Held::wait(&path).unwrap().is_none());
+        assert!(!path.exists());
+        let mut ledger = Ledger::open(&path, "a,b\n").unwrap();
+        let held = Held::wait(&path).unwrap().unwrap();
+        let other = File::open(&path).unwrap();
+        assert!(matches!(other.try_lock(), Err(TryLockError::WouldBlock)));
+
+        // Who waits for the lock meanwhile finds the new one.
+        let (began, begins) = std::sync::mpsc::channel();
+        let waiting = std::thread::spawn(move || {
+            began.send(()).unwrap();
+            ledger.append("3,4\n").unwrap();
+        });
+        begins.recv().unwrap();
+        let mut anew = Replacement::of(&path).unwrap();
+        for line in lines(&path).unwrap() {
+            let line = line.unwrap();
+            anew.write(&line.text).unwrap();
+            anew.write(b"\n").unwrap();
+        }
+        anew.write(b"1,2\n").unwrap();
+        anew.take_place().unwrap();
+        drop(held);
+        waiting.join().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "a,b\n1,2\n3,4\n");
+        assert!(other.try_lock().is_ok());
     }
 
     #[test]

@@ -242,13 +242,13 @@ impl Plan<'_> {
             refuse_what_is_there(devices, self.args.from.is_some())?;
             HashMap::new()
         };
-        let ledgers = Ledgers::open(self.args)?;
+        let mut ledgers = Ledgers::open(self.args)?;
         let mut since = 0;
         for device in devices {
             if let Some(enrolled) = there.get(device.id.as_str()) {
                 self.tell_kept(device, enrolled, global);
             } else {
-                let made = self.make(device, workshop, &ledgers)?;
+                let made = self.make(device, workshop, &mut ledgers)?;
                 self.tell(&made, devices.len(), global, bar);
                 since += 1;
             }
@@ -268,7 +268,7 @@ impl Plan<'_> {
         &self,
         device: &Device,
         workshop: &Workshop,
-        ledgers: &Ledgers,
+        ledgers: &mut Ledgers,
     ) -> Result<Made, Failure> {
         let (certificate, key) = self.certificate(&device.serial)?;
         self.check(&certificate, &device.id)?;
@@ -284,7 +284,7 @@ impl Plan<'_> {
         if let Some(key) = key {
             files.push((KEY_FILE, key.into_bytes()));
         }
-        if let Some(secrets) = &ledgers.secrets {
+        if let Some(secrets) = &mut ledgers.secrets {
             let Claimable { code, secret, .. } = &claim;
             secrets.append_for_good(&format!("{},{code},{}\n", device.id, secret.reveal()))?;
         }

@@ -1,4 +1,4 @@
-//! Several that make devices at a time.
+//! Several that make devices at a time, in one directory or with one file of secrets.
 
 mod common;
 
@@ -7,6 +7,7 @@ use std::fs;
 use std::process::{Child, Stdio};
 
 use common::{Desk, mode};
+use medbind_core::claim::{ClaimSecret, ClaimSecretHash};
 use serde_json::Value;
 
 /// The devices of the batch that others meet.
@@ -63,6 +64,41 @@ fn devices(desk: &Desk, out: &str) -> BTreeMap<String, Value> {
         devices.insert(format!("acme:{name}"), serde_json::from_str(&line).unwrap());
     }
     devices
+}
+
+#[test]
+fn a_batch_that_goes_on_loses_no_secret_of_another_with_the_same_file() {
+    let desk = Desk::with_ca(&[]);
+    let all = "provision --ca ca --class cgm --portal https://portal.example \
+               --secret-on-label no --secrets shared.csv";
+    let more = |count: usize| format!("{all} --from B0001 --count {count} --out ob --continue");
+    desk.run(&words(&more(2))).ended_with(0);
+
+    let line = format!("{all} --from A0001 --count {COUNT} --out oa");
+    let batch = begin(&desk, &line, "oa");
+    let met = until_it_ends(batch, |met| {
+        desk.run(&words(&more(3 + met))).ended_with(0);
+    });
+
+    let mut made = devices(&desk, "oa");
+    assert_eq!(made.len(), COUNT);
+    made.extend(devices(&desk, "ob"));
+    assert_eq!(made.len(), COUNT + 2 + met);
+    let rows = desk.read("shared.csv");
+    assert_eq!(mode(&desk.path("shared.csv")), 0o600);
+    let (header, rows) = rows.split_once('\n').unwrap();
+    assert_eq!(header, "device,code,secret");
+    for row in rows.lines() {
+        let [device, code, secret] = row.split(',').collect::<Vec<_>>()[..] else {
+            panic!("{row}");
+        };
+        let line = made.remove(device).unwrap_or_else(|| panic!("{row}"));
+        assert_eq!(line["code"], code);
+        let hash: ClaimSecretHash = line["secret_hash"].as_str().unwrap().parse().unwrap();
+        assert_eq!(secret.parse::<ClaimSecret>().unwrap().hash(), hash);
+    }
+    assert!(made.is_empty(), "without their secrets: {:?}", made.keys());
+    assert!(!desk.path("shared.csv.taken-out").exists());
 }
 
 #[test]
