@@ -39,6 +39,8 @@ pub(crate) struct App {
     pub metrics: Arc<Metrics>,
     /// The newest page of the feed, for all who wait for it.
     pub tail: Arc<feed::Tail>,
+    /// How the service is.
+    pub health: Arc<service::Health>,
     /// Ours alone until the last of these values is gone.
     #[expect(dead_code, reason = "held, never read")]
     pub data_dir: Arc<DataDir>,

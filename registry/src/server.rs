@@ -210,6 +210,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         store: store.clone(),
         metrics,
         tail: Arc::new(Tail::default()),
+        health: Arc::default(),
         data_dir: Arc::clone(&data_dir),
         stopping: stopping.clone(),
     };

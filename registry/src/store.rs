@@ -24,7 +24,7 @@ use crate::history::{Head, History, Place};
 pub(crate) static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 /// Who waits for feed and lookup is waited for by devices: these connections read what an index
 /// leads to, a page at most.
-const EDGE_READERS: u32 = 4;
+pub(crate) const EDGE_READERS: u32 = 4;
 /// Operators look through everything, which may take its time.
 pub(crate) const OPERATOR_READERS: u32 = 4;
 /// A reader is waited for so long.
