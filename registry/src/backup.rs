@@ -1,8 +1,9 @@
 //! How is the database copied while the registry runs?
 
 use core::time::Duration;
-use std::fs::{self, File};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{self, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use sqlx::Connection as _;
@@ -73,15 +74,7 @@ pub async fn backup(data_dir: &Path, to: &Path) -> Result<Backup, BackupError> {
     if to.exists() {
         return Err(BackupError::Exists(to.to_owned()));
     }
-    let mut half_written = to.as_os_str().to_owned();
-    half_written.push(".half-written");
-    let half_written = PathBuf::from(half_written);
-    let made = copy(&database, &half_written, to).await;
-    if made.is_err() {
-        // Where it was never made there is nothing to remove.
-        let _ = fs::remove_file(&half_written);
-    }
-    let (head, octets) = made?;
+    let (head, octets) = copy(&database, to).await?;
     let beside = DIRECTORIES.iter().map(|name| data_dir.join(name));
     Ok(Backup {
         head,
@@ -90,7 +83,11 @@ pub async fn backup(data_dir: &Path, to: &Path) -> Result<Backup, BackupError> {
     })
 }
 
-async fn copy(database: &Path, half_written: &Path, to: &Path) -> Result<(u64, u64), BackupError> {
+async fn copy(database: &Path, to: &Path) -> Result<(u64, u64), BackupError> {
+    let folder = match to.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        Some(_) | None => Path::new("."),
+    };
     let failed = |source| BackupError::Write {
         path: to.to_owned(),
         source,
@@ -99,14 +96,16 @@ async fn copy(database: &Path, half_written: &Path, to: &Path) -> Result<(u64, u
         path: to.to_owned(),
         source,
     };
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(half_written)
+    // A name of its own: another backup may be on its way to the same file. It goes with the value.
+    let mut prefix = to.file_name().unwrap_or_default().to_owned();
+    prefix.push(".");
+    let half_written = tempfile::Builder::new()
+        .prefix(&prefix)
+        .suffix(".half-written")
+        .permissions(Permissions::from_mode(0o600))
+        .tempfile_in(folder)
         .map_err(failed)?;
-    let name = half_written.to_str().ok_or_else(|| {
+    let name = half_written.path().to_str().ok_or_else(|| {
         failed(std::io::Error::other(
             "SQLite takes no path that is not UTF-8",
         ))
@@ -126,7 +125,7 @@ async fn copy(database: &Path, half_written: &Path, to: &Path) -> Result<(u64, u
         .map_err(of_sqlite)?;
     from.close().await.map_err(of_sqlite)?;
 
-    let looking = reading.filename(half_written).immutable(true);
+    let looking = reading.filename(half_written.path()).immutable(true);
     let mut copied = SqliteConnection::connect_with(&looking)
         .await
         .map_err(of_sqlite)?;
@@ -144,14 +143,16 @@ async fn copy(database: &Path, half_written: &Path, to: &Path) -> Result<(u64, u
     copied.close().await.map_err(of_sqlite)?;
 
     // `SQLite` leaves this to us.
-    file.sync_all().map_err(failed)?;
-    let octets = file.metadata().map_err(failed)?.len();
-    // Not over one that has come meanwhile.
-    fs::hard_link(half_written, to).map_err(failed)?;
-    fs::remove_file(half_written).map_err(failed)?;
-    match to.parent() {
-        Some(parent) if parent != Path::new("") => sync_directory(parent)?,
-        Some(_) | None => sync_directory(Path::new("."))?,
-    }
+    half_written.as_file().sync_all().map_err(failed)?;
+    let octets = half_written.as_file().metadata().map_err(failed)?.len();
+    // Not over one that has come meanwhile; also where the file system knows no hard links.
+    half_written.persist_noclobber(to).map_err(|error| {
+        if error.error.kind() == ErrorKind::AlreadyExists {
+            BackupError::Exists(to.to_owned())
+        } else {
+            failed(error.error)
+        }
+    })?;
+    sync_directory(folder)?;
     Ok((u64::try_from(head).unwrap_or(0), octets))
 }

@@ -198,6 +198,33 @@ async fn a_backup_is_one_moment_of_a_registry_that_runs() {
     );
 }
 
+#[tokio::test]
+async fn of_two_backups_to_one_file_one_is_made_and_none_spoils_the_other() {
+    let registry = Registry::new().await;
+    registry.operator().enrol(&common::devices(1..3000)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("backup.sqlite");
+    // What another one has begun.
+    let begun = folder.path().join("backup.sqlite.half-written");
+    std::fs::write(&begun, "another's").unwrap();
+    let (one, other) = tokio::join!(backup(&registry.dir, &to), backup(&registry.dir, &to));
+    let (made, late) = match (one, other) {
+        (Ok(made), Err(late)) | (Err(late), Ok(made)) => (made, late),
+        both => panic!("{both:?}"),
+    };
+    assert!(matches!(late, BackupError::Exists(_)), "{late}");
+    assert_eq!(made.octets, std::fs::metadata(&to).unwrap().len());
+    let mut connection = open(&to).await;
+    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM devices")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(count, 2999);
+    connection.close().await.unwrap();
+    assert_eq!(std::fs::read(&begun).unwrap(), b"another's");
+    assert_eq!(contents(folder.path()).len(), 2, "nothing is left behind");
+}
+
 /// A row of the audit.
 type Row = (
     String,
