@@ -17,6 +17,7 @@ use crate::enrol::{BadLine, COLUMNS, COLUMNS_NEEDED, Enrolment};
 use crate::problem::Problem;
 use crate::routes::{App, Caller};
 use crate::seen::Seen;
+use crate::store::StoreError;
 
 /// How many lines make one transaction.
 const BATCH_LINES: usize = 5_000;
@@ -220,13 +221,19 @@ impl Import {
                 .enrol(good, seen, self.cause.clone())
                 .await
                 .map_err(|error| {
+                    // Not the words for one change: parts of an import may be on the disk already.
+                    let full = matches!(error, StoreError::Full);
                     let problem = Problem::from(error);
                     let words = problem
                         .detail
                         .clone()
                         .unwrap_or_else(|| problem.code.to_owned());
                     problem.log();
-                    words
+                    if full {
+                        "the registry's disk is full; what came before is imported".to_owned()
+                    } else {
+                        words
+                    }
                 })?;
             self.imported = self.imported.saturating_add(enrolled.imported);
             self.unchanged = self.unchanged.saturating_add(enrolled.unchanged);

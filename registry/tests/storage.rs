@@ -282,6 +282,46 @@ async fn every_change_is_audited_with_who_and_why() {
     drop(registry);
 }
 
+async fn pages(database: &Path) -> u32 {
+    let mut connection = open(database).await;
+    let pages: i64 = sqlx::query_scalar("PRAGMA page_count")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+    u32::try_from(pages).unwrap()
+}
+
+#[tokio::test]
+async fn an_import_that_fills_the_disk_says_that_its_first_parts_are_there() {
+    let registry = Registry::new().await.stop().await;
+    let database = registry.dir.join(DATABASE_FILE);
+    let empty = pages(&database).await;
+    let registry = registry.start().await;
+    registry.operator().enrol(&common::devices(0..5000)).await;
+    let registry = registry.stop().await;
+    let part = pages(&database).await - empty;
+    let mut limited = config(&registry.dir);
+    // Room for one part more, and not for two.
+    limited.max_database_pages = Some(empty + part * 5 / 2);
+    let registry = registry.start_with(limited).await;
+    let body = common::body_of(&common::devices(5000..20_000));
+    let operator = registry.operator();
+    let answer = operator.import("application/x-ndjson", body).await;
+    let last = answer.last().unwrap();
+    assert_eq!(
+        (&last["done"], &last["imported"]),
+        (&false.into(), &5000.into())
+    );
+    let error = last["error"].as_str().unwrap();
+    assert!(
+        error.contains("disk is full; what came before is imported"),
+        "{error}"
+    );
+    assert_eq!(operator.get("/v1/devices/acme:SN9999").await.0, 200);
+    assert_eq!(operator.get("/v1/devices/acme:SN10000").await.0, 404);
+}
+
 #[tokio::test]
 async fn a_full_disk_refuses_changes_and_goes_on_answering() {
     let registry = Registry::new().await;
@@ -289,15 +329,10 @@ async fn a_full_disk_refuses_changes_and_goes_on_answering() {
     let registry = registry.stop().await;
     // A database that may not grow is as good as a full disk, and as bad.
     let database = registry.dir.join(DATABASE_FILE);
-    let mut connection = open(&database).await;
-    let pages: i64 = sqlx::query_scalar("PRAGMA page_count")
-        .fetch_one(&mut connection)
-        .await
-        .unwrap();
-    connection.close().await.unwrap();
+    let pages = pages(&database).await;
     assert!(pages > 0);
     let mut limited = config(&registry.dir);
-    limited.max_database_pages = Some(u32::try_from(pages).unwrap() + 2);
+    limited.max_database_pages = Some(pages + 2);
     let registry = registry.start_with(limited).await;
     let operator = registry.operator();
     let body = common::body_of(&common::devices(10..3000));
