@@ -192,7 +192,7 @@ pub enum Command {
     List(List),
     /// Read who did what, when and why
     #[command(
-        long_about = "Read who did what, when and why: the registry's audit, newest first.\n\nEach change has an entry, and so has each refused claim. A part of an import is one entry; it is shown with each device that came in with it. With --json one entry a line: id, at, actor, action, device, account, reason, first_revision, last_revision."
+        long_about = "Read who did what, when and why: the registry's audit, newest first.\n\nEach change has an entry, and so has each refused claim. A part of an import is one entry; it is shown with each device that came in with it. With --json one entry a line: id, at, actor, action, device, account, set, reason, first_revision, last_revision; set is what `pin` and `expire` have set, with all digits of each pin."
     )]
     #[command(
         after_long_help = "Examples:\n  medbind audit acme:SN1\n  medbind audit --account acc-1 --limit 10\n  medbind audit --limit 0 --json > audit.ndjson"

@@ -227,6 +227,9 @@ pub async fn audit(args: &Audit, global: &Global) -> Outcome {
 fn audit_row(entry: &Value) -> Vec<String> {
     let columns = ["at", "actor", "action", "device", "account", "reason"];
     let mut row = columns.map(|name| cell(entry, name)).to_vec();
+    if let (Some(set), Some(what)) = (setting(&entry["set"]), row.get_mut(2)) {
+        *what = format!("{what} {set}");
+    }
     let revision = |name: &str| entry[name].as_u64();
     // Part of an import: several devices, each with a revision of its own.
     if let (Value::Null, Some(first), Some(last), Some(device)) = (
@@ -238,6 +241,29 @@ fn audit_row(entry: &Value) -> Vec<String> {
         *device = format!("{} devices", last.saturating_sub(first).saturating_add(1));
     }
     row
+}
+
+/// What an entry has set. The beginning of a pin tells it from others; all of it is in the JSON.
+fn setting(set: &Value) -> Option<String> {
+    const DIGITS: usize = 12;
+    let (name, value) = set.as_object()?.iter().next()?;
+    let texts: Vec<String> = match value {
+        Value::Array(pins) => {
+            let pins = pins.iter().filter_map(Value::as_str);
+            pins.map(|pin| match pin.get(..DIGITS) {
+                Some(beginning) => format!("{beginning}..."),
+                None => pin.to_owned(),
+            })
+            .collect()
+        }
+        Value::String(text) => vec![text.clone()],
+        _ => Vec::new(),
+    };
+    Some(match (texts.is_empty(), name.as_str()) {
+        (false, _) => texts.join(", "),
+        (true, "expires_at") => "never".to_owned(),
+        (true, _) => "none".to_owned(),
+    })
 }
 
 impl State {
@@ -297,4 +323,34 @@ async fn read_export(
         take(&chunk)?;
     }
     Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_set_stands_beside_what_was_done() {
+        let [one, other] = ["5a", "c3"].map(|octet| octet.repeat(32));
+        for (action, set, shown) in [
+            (
+                "pin",
+                json!({"pins": [one, other]}),
+                "pin 5a5a5a5a5a5a..., c3c3c3c3c3c3...",
+            ),
+            ("pin", json!({"pins": []}), "pin none"),
+            (
+                "expire",
+                json!({"expires_at": "2035-06-30T22:00:00Z"}),
+                "expire 2035-06-30T22:00:00Z",
+            ),
+            ("expire", json!({"expires_at": null}), "expire never"),
+            // Of a registry that kept none.
+            ("expire", Value::Null, "expire"),
+            ("suspend", Value::Null, "suspend"),
+        ] {
+            let row = audit_row(&json!({"action": action, "set": set}));
+            assert_eq!(row[2], shown);
+        }
+    }
 }

@@ -204,6 +204,14 @@ fn the_end_of_a_binding_is_moved_as_explain_says() {
         (&shown["expires_at"], &shown["change"], &shown["reason"]),
         (&Value::Null, &json!("expire"), &json!("bought"))
     );
+    let audit = desk.run(&["audit", "acme:SN1"]).ended_with(0).out;
+    for set in [
+        "expire 2020-01-01T00:00:00Z",
+        "expire 2099-01-01T00:00:00Z",
+        "expire never",
+    ] {
+        assert!(audit.contains(set), "{set}: {audit}");
+    }
     for wrong in [
         &[][..],
         &["--at", "tomorrow"],

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use medbind_core::binding::AccountId;
+use medbind_core::binding::{AccountId, Pins};
 use medbind_core::identity::DeviceId;
 use medbind_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,16 @@ use crate::store::StoreError;
 /// The entries of a page where the client names no `limit`, and the most it may name.
 const DEFAULT_LIMIT: u32 = 100;
 const MAX_LIMIT: u32 = 1_000;
+
+/// What an action has set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Setting {
+    /// The keys that the device may use.
+    Pins(Pins),
+    /// When the binding ends by itself.
+    ExpiresAt(Option<Timestamp>),
+}
 
 /// One thing that was done, or refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +44,8 @@ pub struct AuditEntry {
     pub device: Option<DeviceId>,
     /// For which account, or from which.
     pub account: Option<AccountId>,
+    /// Of `pin` and `expire`, what they have set; `null` in entries of versions that kept none.
+    pub set: Option<Setting>,
     /// Why, where a reason was given.
     pub reason: Option<String>,
     /// The first revision that it made; `null` where it changed nothing.
@@ -100,8 +112,8 @@ pub(crate) async fn read(
 fn reading(query: &AuditQuery, limit: u32) -> QueryBuilder<Sqlite> {
     let before = query.before.and_then(|id| i64::try_from(id).ok());
     let mut sql = QueryBuilder::<Sqlite>::new(
-        "SELECT id, at, actor, action, device, account, reason, first_revision, last_revision \
-         FROM audit WHERE id < ",
+        "SELECT id, at, actor, action, device, account, reason, first_revision, last_revision, \
+         setting FROM audit WHERE id < ",
     );
     sql.push_bind(before.unwrap_or(i64::MAX));
     if let Some(device) = &query.device {
@@ -122,6 +134,10 @@ impl AuditEntry {
         let id: i64 = row.try_get(0)?;
         let device: Option<&str> = row.try_get(4)?;
         let account: Option<&str> = row.try_get(5)?;
+        let set: Option<&str> = row.try_get(9)?;
+        let set = set.map(|text| {
+            serde_json::from_str(text).map_err(|_| StoreError::Corrupt("a setting of the audit"))
+        });
         let number = |number: i64| {
             u64::try_from(number).map_err(|_| StoreError::Corrupt("a number of the audit"))
         };
@@ -136,6 +152,7 @@ impl AuditEntry {
             action: row.try_get(3)?,
             device: device.map(|text| parse(text, "a device")).transpose()?,
             account: account.map(|text| parse(text, "an account")).transpose()?,
+            set: set.transpose()?,
             reason: row.try_get(6)?,
             first_revision: revision(7)?,
             last_revision: revision(8)?,

@@ -7,6 +7,7 @@ use medbind_core::feed::binding_line;
 use medbind_core::identity::DeviceId;
 use medbind_core::time::Timestamp;
 
+use crate::audit::Setting;
 use crate::device::{Device, pins_octets};
 use crate::store::{Store, StoreError, Writing};
 
@@ -39,6 +40,15 @@ impl Action {
             Self::NewSecret => "new_secret",
             Self::Pin(_) => "pin",
             Self::Expire(_) => "expire",
+        }
+    }
+
+    /// What it sets, where the word alone does not say it.
+    fn setting(&self) -> Option<Setting> {
+        match self {
+            Self::Pin(pins) => Some(Setting::Pins(pins.clone())),
+            Self::Expire(at) => Some(Setting::ExpiresAt(*at)),
+            Self::Suspend | Self::Resume | Self::Revoke | Self::Release | Self::NewSecret => None,
         }
     }
 
@@ -198,10 +208,13 @@ impl Writing<'_> {
     pub async fn audit(&mut self, entry: Entry<'_>) -> Result<(), StoreError> {
         let revision =
             |revision: Option<u64>| revision.and_then(|number| i64::try_from(number).ok());
+        let set = entry.set.map(|set| serde_json::to_string(&set));
+        let set = set.transpose();
+        let set = set.map_err(|_| StoreError::Corrupt("a setting"))?;
         sqlx::query(
             "INSERT INTO audit \
-             (at, actor, action, device, account, reason, first_revision, last_revision) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+             (at, actor, action, device, account, reason, first_revision, last_revision, setting) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )
         .bind(self.now.unix_millis())
         .bind(&entry.cause.actor)
@@ -211,6 +224,7 @@ impl Writing<'_> {
         .bind(entry.cause.reason.as_deref())
         .bind(revision(entry.revisions.map(|(first, _)| first)))
         .bind(revision(entry.revisions.map(|(_, last)| last)))
+        .bind(set)
         .execute(&mut *self.tx)
         .await?;
         Ok(())
@@ -234,6 +248,7 @@ impl Writing<'_> {
                 action: action.word(),
                 device: Some(&device.binding.device),
                 account: account.as_ref(),
+                set: action.setting(),
                 revisions: Some((revision, revision)),
             })
             .await?;
@@ -258,6 +273,8 @@ pub(crate) struct Entry<'a> {
     pub device: Option<&'a DeviceId>,
     /// For or from which account.
     pub account: Option<&'a AccountId>,
+    /// What it has set.
+    pub set: Option<Setting>,
     /// The first and last revision that it made.
     pub revisions: Option<(u64, u64)>,
 }

@@ -103,6 +103,7 @@ impl Writing<'_> {
                 action: "claim",
                 device: Some(&device.binding.device),
                 account: Some(&claim.account),
+                set: None,
                 revisions: Some((revision, revision)),
             })
             .await?;
@@ -114,6 +115,7 @@ impl Writing<'_> {
             action: "claim_refused",
             device: named.as_ref(),
             account: Some(&claim.account),
+            set: None,
             revisions: None,
         })
         .await?;

@@ -233,6 +233,7 @@ impl Writing<'_> {
                 action: "enrol",
                 device: only,
                 account: None,
+                set: None,
                 revisions: Some((first, last)),
             })
             .await?;

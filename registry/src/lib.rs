@@ -31,7 +31,7 @@ mod stop;
 mod store;
 mod tls;
 
-pub use audit::{AuditEntry, AuditPage};
+pub use audit::{AuditEntry, AuditPage, Setting};
 pub use backup::{Backup, BackupError, backup};
 pub use config::Config;
 pub use data_dir::{DATABASE_FILE, DataDirError, Made};

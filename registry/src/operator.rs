@@ -165,6 +165,7 @@ pub(crate) async fn expires_at(
 #[serde(deny_unknown_fields)]
 pub(crate) struct PinsBody {
     pins: Pins,
+    reason: Option<String>,
 }
 
 /// `PUT /v1/devices/{device}/pins`.
@@ -172,9 +173,10 @@ pub(crate) async fn pins(
     State(app): State<App>,
     caller: Caller,
     Named(device): Named,
-    Sent(PinsBody { pins }): Sent<PinsBody>,
+    Sent(PinsBody { pins, reason }): Sent<PinsBody>,
 ) -> Result<Json<DeviceRecord>, Problem> {
-    let changed = act(&app, &caller, device, Action::Pin(pins), None).await?;
+    let action = Action::Pin(pins);
+    let changed = act(&app, &caller, device, action, check_reason(reason)?).await?;
     Ok(Json(changed.device.into_record()))
 }
 

@@ -2,7 +2,7 @@
 mod common;
 
 use common::{Registry, device, devices};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 /// What was done and to which device, in the order of the answer.
@@ -82,6 +82,51 @@ async fn a_device_has_its_own_entries_and_the_import_that_it_came_in_with() {
         let (_, page) = operator.get(&format!("/v1/audit?{query}")).await;
         assert_eq!(told(&page), expected, "{query}");
     }
+}
+
+#[tokio::test]
+async fn the_audit_says_what_was_set_and_why() {
+    let registry = Registry::new().await;
+    let operator = registry.operator();
+    operator.enrol(&[device(1)]).await;
+    let [theirs, another] = ["5a", "c3"].map(|octet| octet.repeat(32));
+    let end = "2027-06-30T22:00:00Z";
+    for (name, body) in [
+        ("pins", json!({"pins": [theirs], "reason": "its first key"})),
+        ("pins", json!({"pins": [another, theirs]})),
+        ("pins", json!({"pins": [theirs], "reason": "and back"})),
+        ("pins", json!({"pins": []})),
+        (
+            "expires_at",
+            json!({"expires_at": end, "reason": "on loan"}),
+        ),
+        ("expires_at", json!({"expires_at": null})),
+    ] {
+        let path = format!("/v1/devices/acme:SN1/{name}");
+        let request = operator.request(Method::PUT, &path).json(&body);
+        assert_eq!(request.send().await.unwrap().status(), StatusCode::OK);
+    }
+    operator.act("acme:SN1", "suspend").await;
+    let (_, page) = operator.get("/v1/audit?device=acme:SN1").await;
+    let entries = page["entries"].as_array().unwrap().iter();
+    let told: Vec<Value> = entries
+        .map(|entry| json!([entry["action"], entry["set"], entry["reason"]]))
+        .collect();
+    let expected = json!([
+        ["suspend", null, null],
+        ["expire", {"expires_at": null}, null],
+        ["expire", {"expires_at": end}, "on loan"],
+        ["pin", {"pins": []}, null],
+        ["pin", {"pins": [theirs]}, "and back"],
+        ["pin", {"pins": [another, theirs]}, null],
+        ["pin", {"pins": [theirs]}, "its first key"],
+        ["enrol", null, null],
+    ]);
+    assert_eq!(Value::from(told), expected);
+    let long = json!({"pins": [], "reason": "x".repeat(501)});
+    let request = operator.request(Method::PUT, "/v1/devices/acme:SN1/pins");
+    let answer = request.json(&long).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]
