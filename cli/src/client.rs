@@ -248,10 +248,18 @@ impl Registry {
             format!("cannot connect to {}: {why}", self.base)
         };
         let failure = Failure::refused(what);
-        if why.contains("certificate expired") || why.contains("not valid yet") {
+        if why.contains("certificate expired") {
             failure.next(
-                "is this machine's clock right? If it is, the registry's certificate has ended: \
-                 `medbind serve` makes a new one when it is started again",
+                "is this machine's clock right? If it is, the registry's certificate has ended, and \
+                 `medbind ca show DATA_DIR/infra-ca DATA_DIR/server` says whether its CA has, too. \
+                 If so: medbind ca renew DATA_DIR/infra-ca. If not, where the CA's key is: medbind \
+                 ca issue DATA_DIR/server --ca DATA_DIR/infra-ca --renew",
+            )
+        } else if why.contains("not valid yet") {
+            failure.next(
+                "is this machine's clock right? If it is, the registry's certificate was made by a \
+                 clock that ran ahead; where the CA's key is: medbind ca issue DATA_DIR/server --ca \
+                 DATA_DIR/infra-ca --renew",
             )
         } else if why.contains("alert: UnsupportedCertificate") {
             failure.next(

@@ -30,10 +30,15 @@ fn operator() -> Purpose {
 
 /// A server that answers each request with `answer`, and an operator's desk before it.
 fn desk_before(answer: impl Fn(Tls) + Send + 'static) -> Desk {
+    desk_before_one_since(now(), answer)
+}
+
+/// The same; the server's certificate begins then.
+fn desk_before_one_since(begin: Timestamp, answer: impl Fn(Tls) + Send + 'static) -> Desk {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let ca = CertificateAuthority::generate("test CA", now()).unwrap();
     let server = Purpose::Server(vec!["localhost".to_owned()]);
-    let server = ca.issue(&server, now(), LEAF_VALIDITY).unwrap();
+    let server = ca.issue(&server, begin, LEAF_VALIDITY).unwrap();
     let chain = CertificateDer::from_pem_slice(server.certificate_pem.as_bytes()).unwrap();
     let key = PrivateKeyDer::from_pem_slice(server.key_pem.expose().as_bytes()).unwrap();
     let tls = ServerConfig::builder()
@@ -272,6 +277,41 @@ fn an_export_that_is_interrupted_leaves_the_old_file_whole() {
         assert_eq!(export.wait().unwrap().code(), status, "{signal}");
         assert_eq!(desk.read("records/old.ndjson"), "the last good one\n");
         assert_eq!(there().count(), left, "{signal}");
+    }
+}
+
+#[test]
+fn who_meets_a_registry_whose_certificate_is_not_valid_learns_what_makes_another() {
+    let years = |count: u64| Duration::from_hours(count * 365 * 24);
+    for (begin, words, not_said) in [
+        (
+            Timestamp::from_unix_seconds(1_600_000_000),
+            &[
+                "certificate has ended",
+                "medbind ca show DATA_DIR/infra-ca DATA_DIR/server",
+                "medbind ca renew DATA_DIR/infra-ca",
+                "medbind ca issue DATA_DIR/server --ca DATA_DIR/infra-ca --renew",
+            ][..],
+            "ran ahead",
+        ),
+        (
+            now().after(years(1)),
+            &[
+                "made by a clock that ran ahead",
+                "medbind ca issue DATA_DIR/server --ca DATA_DIR/infra-ca --renew",
+            ],
+            "has ended",
+        ),
+    ] {
+        let desk = desk_before_one_since(begin, |_| ());
+        let ran = desk.run(&["list", "--json"]).ended_with(1);
+        let why: Value = serde_json::from_str(&ran.err).unwrap();
+        let next = why["next"].as_str().unwrap();
+        for words in words.iter().chain(&["is this machine's clock right?"]) {
+            assert!(next.contains(words), "{words:?} in {why}");
+        }
+        assert!(!next.contains(not_said), "{why}");
+        assert!(!next.contains("started again"), "{why}");
     }
 }
 
