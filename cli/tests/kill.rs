@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use common::{Desk, SERVE, Served};
 use futures_util::StreamExt as _;
 use medbind_core::claim::{CODE_SYMBOLS, ClaimCode, ClaimSecret, SECRET_SYMBOLS};
-use reqwest::{Certificate, Client, Identity};
+use reqwest::{Body, Certificate, Client, Identity};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -22,6 +22,8 @@ use tokio::runtime::Runtime;
 const CLAIMED: u32 = 60;
 /// The devices that a round imports meanwhile: several transactions.
 const IMPORTED: u32 = 20_000;
+/// The devices that an import writes in one transaction.
+const TRANSACTION: u32 = 5_000;
 
 /// A device before it is enrolled, the same for the same number.
 struct Device {
@@ -95,7 +97,7 @@ fn client(desk: &Desk) -> Client {
 async fn import(
     client: &Client,
     base: &str,
-    body: String,
+    body: impl Into<Body>,
     acknowledged: impl Fn(u64),
 ) -> Option<Value> {
     let request = client
@@ -136,29 +138,45 @@ struct Acknowledged {
     claims: BTreeSet<u32>,
 }
 
+/// When a round is interrupted: once both are acknowledged.
+#[derive(Clone, Copy)]
+struct Enough {
+    claims: usize,
+    imported: u32,
+}
+
 /// One round: claims one after the other while an import runs, and the registry is killed once
-/// `enough` claims are acknowledged.
+/// `enough` is acknowledged. The import's last line is held back until then: it is not at its end.
 fn interrupted(
     runtime: &Runtime,
     registry: Served,
     client: &Client,
     first: u32,
-    enough: usize,
+    enough: Enough,
 ) -> Acknowledged {
     let seen = Arc::new(Mutex::new(Acknowledged::default()));
     let dead = Arc::new(AtomicBool::new(false));
     let base = registry.base();
+    let (one_more, more) = mpsc::channel();
+    let (killed, held_back) = tokio::sync::oneshot::channel::<()>();
     let importing = {
         let (client, base, seen) = (client.clone(), base.clone(), seen.clone());
-        let body = lines(first + CLAIMED..first + CLAIMED + IMPORTED);
+        let one_more = one_more.clone();
+        let last = first + CLAIMED + IMPORTED - 1;
+        let begin = futures_util::stream::once(async move { lines(first + CLAIMED..last) });
+        let end = futures_util::stream::once(async move {
+            let _ = held_back.await;
+            lines(last..last + 1)
+        });
+        let body = Body::wrap_stream(begin.chain(end).map(Ok::<_, std::convert::Infallible>));
         runtime.spawn(async move {
             import(&client, &base, body, |count| {
                 seen.lock().unwrap().imported = count;
+                let _ = one_more.send(());
             })
             .await
         })
     };
-    let (one_more, claimed) = mpsc::channel();
     let claiming = {
         let (client, seen, dead) = (client.clone(), seen.clone(), dead.clone());
         runtime.spawn(async move {
@@ -180,11 +198,18 @@ fn interrupted(
             }
         })
     };
-    for _ in 0..enough {
-        claimed.recv().unwrap();
+    loop {
+        {
+            let seen = seen.lock().unwrap();
+            if seen.claims.len() >= enough.claims && seen.imported >= u64::from(enough.imported) {
+                break;
+            }
+        }
+        more.recv().unwrap();
     }
     registry.kill();
     dead.store(true, Ordering::SeqCst);
+    drop(killed);
     runtime.block_on(async {
         claiming.await.unwrap();
         importing.await.unwrap();
@@ -204,6 +229,7 @@ fn what_was_acknowledged_is_there_after_a_kill_and_an_import_can_be_sent_again()
     let mut registry = Served::start(&desk);
     let client = client(&desk);
     let mut all_claims = BTreeSet::new();
+    let mut within_an_import = 0;
     for round in 0..rounds {
         let first = round * (CLAIMED + IMPORTED) + 1;
         let claimed = lines(first..first + CLAIMED);
@@ -216,9 +242,15 @@ fn what_was_acknowledged_is_there_after_a_kill_and_an_import_can_be_sent_again()
         );
 
         // Sooner and later, so that it is killed in all parts of the import.
-        let enough = usize::try_from(1 + round * 7 % (CLAIMED - 1)).unwrap();
+        let enough = Enough {
+            claims: usize::try_from(1 + round * 7 % (CLAIMED - 1)).unwrap(),
+            imported: round % (IMPORTED / TRANSACTION) * TRANSACTION,
+        };
         let acknowledged = interrupted(&runtime, registry, &client, first, enough);
-        assert!(acknowledged.claims.len() >= enough);
+        assert!(acknowledged.claims.len() >= enough.claims);
+        let parts = u64::from(enough.imported)..u64::from(IMPORTED);
+        assert!(parts.contains(&acknowledged.imported));
+        within_an_import += u32::from(acknowledged.imported > 0);
         println!(
             "round {round}: killed after {} claims and {} of {IMPORTED} lines",
             acknowledged.claims.len(),
@@ -262,6 +294,7 @@ fn what_was_acknowledged_is_there_after_a_kill_and_an_import_can_be_sent_again()
             );
         });
     }
+    assert!(within_an_import > 0, "no kill fell into an import");
     registry.kill();
 }
 
