@@ -121,7 +121,8 @@ pub enum Orphaned {
 }
 
 /// The same command for a program that is not to outlive the thread that starts it: the kernel sees
-/// to it (`PR_SET_PDEATHSIG`), by way of `setpriv`. Where there is no `setpriv`, it is as it was.
+/// to it (`PR_SET_PDEATHSIG`), by way of `setpriv`, from the moment that the program itself begins.
+/// Where there is no `setpriv`, it is as it was.
 #[must_use]
 pub fn bound(command: &Command, orphaned: Orphaned) -> Command {
     bound_by("setpriv", command, orphaned)
@@ -206,6 +207,8 @@ pub fn install(packages: &[&str], what_for: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -228,7 +231,15 @@ mod tests {
             return;
         }
         let sleep = bound(Command::new("sleep").arg("600"), Orphaned::Kill);
-        let started = thread::spawn(move || { sleep }.spawn().unwrap());
+        let started = thread::spawn(move || {
+            let child = { sleep }.spawn().unwrap();
+            // Until `setpriv` has made way, nothing binds it yet.
+            let name = format!("/proc/{}/comm", child.id());
+            while fs::read_to_string(&name).unwrap().trim() != "sleep" {
+                thread::sleep(Duration::from_millis(5));
+            }
+            child
+        });
         let mut orphan = started.join().unwrap();
         // It ends by itself: nobody kills it here.
         assert!(!orphan.wait().unwrap().success());

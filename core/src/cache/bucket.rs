@@ -524,3 +524,6 @@ fn evict(records: &mut Vec<(RawRecord<'_>, u8)>, for_no_device: bool) -> bool {
         None => false,
     }
 }
+
+#[cfg(test)]
+mod tests;
