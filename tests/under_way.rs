@@ -129,6 +129,28 @@ fn where_all_have_to_be_decided_again_a_tick_takes_some_and_every_one_has_its_tu
 }
 
 #[test]
+fn where_all_have_ended_every_one_has_its_turn() {
+    let mut crowd = Crowd::new(10_000);
+    crowd.tick();
+    // More than can be named to a guard that sees it all at once.
+    for number in 0..10_000 {
+        let record = binding(&device(number), "suspended");
+        crowd.edge.registry.put(&record);
+        if number % 1_000 == 999 {
+            crowd.synchronise();
+            crowd.synchronise();
+        }
+    }
+    for tick in 1..=9 {
+        crowd.tick();
+        assert_eq!(crowd.cut().len(), tick * A_TICK);
+    }
+    crowd.tick();
+    assert_eq!(crowd.cut().len(), 10_000);
+    assert_eq!(crowd.under_way(), 0);
+}
+
+#[test]
 fn where_the_registry_is_silent_for_too_long_all_are_cut_some_in_each_tick() {
     let mut crowd = Crowd::new(3_000);
     crowd.edge.world.pass(seconds(16 * 60));
