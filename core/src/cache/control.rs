@@ -234,7 +234,7 @@ impl Control {
     }
 
     /// The control record, if somebody has written one.
-    pub(super) fn read(store: &impl SharedData) -> Result<Self, Unavailable> {
+    pub(super) fn read(store: &dyn SharedData) -> Result<Self, Unavailable> {
         match store.get(KEY) {
             Ok(Some((octets, _))) => Self::decode(&octets).map_err(|Corrupt| Unavailable::Corrupt),
             Ok(None) => Err(Unavailable::NoSynchroniser),
@@ -255,17 +255,31 @@ fn bucket_bits(capacity: u32) -> u8 {
 }
 
 /// The highest term that the control record has seen; 0 where there is none that can be read.
-pub(super) fn term_of_control(store: &impl SharedData) -> u32 {
+pub(super) fn term_of_control(store: &dyn SharedData) -> u32 {
     Control::read(store).map_or(0, |control| control.term)
 }
 
 /// Changes the control record as the leader of this term; the outcome of `change` is handed back
 /// once it is written. Who meets a higher term is [`CacheError::Superseded`].
 pub(super) fn update_control<T>(
-    store: &impl SharedData,
+    store: &dyn SharedData,
     term: u32,
     mut change: impl FnMut(&mut Control) -> Result<T, CacheError>,
 ) -> Result<T, CacheError> {
+    let mut outcome = None;
+    change_control(store, term, &mut |control| {
+        outcome = Some(change(control)?);
+        Ok(())
+    })?;
+    outcome.ok_or(CacheError::Contended)
+}
+
+/// The part of [`update_control`] that is the same for all, so that the module has it once.
+fn change_control(
+    store: &dyn SharedData,
+    term: u32,
+    change: &mut dyn FnMut(&mut Control) -> Result<(), CacheError>,
+) -> Result<(), CacheError> {
     update(store, KEY, |octets| {
         let octets = octets.ok_or(CacheError::Unavailable(Unavailable::NoSynchroniser))?;
         let mut control = Control::decode(octets)
@@ -273,16 +287,16 @@ pub(super) fn update_control<T>(
         if control.term > term {
             return Err(CacheError::Superseded);
         }
-        let outcome = change(&mut control)?;
+        change(&mut control)?;
         control.term = term;
         let value = control.encode();
         let value = (value != octets).then_some(value);
-        Ok((value, outcome))
+        Ok((value, ()))
     })
 }
 
 /// Writes a whole control record, for a cache that is new or whose record cannot be read.
-pub(super) fn create_control(store: &impl SharedData, new: &Control) -> Result<(), CacheError> {
+pub(super) fn create_control(store: &dyn SharedData, new: &Control) -> Result<(), CacheError> {
     update(store, KEY, |octets| match octets.map(Control::decode) {
         // Somebody made it in between.
         Some(Ok(_)) => Ok((None, ())),

@@ -121,7 +121,7 @@ impl Lease {
 /// Takes, keeps or leaves the lease. `take_vacant` says whether a place that nobody holds may be
 /// taken.
 pub fn lead(
-    store: &impl SharedData,
+    store: &dyn SharedData,
     by: Candidacy,
     now: Timestamp,
     timeout: Duration,

@@ -14,9 +14,8 @@ use crate::latest::STEP_BACK_TOLERANCE;
 use crate::time::Timestamp;
 
 /// The cache, as a worker reads it.
-#[derive(Debug)]
-pub struct Cache<'s, S> {
-    store: &'s S,
+pub struct Cache<'s> {
+    store: &'s dyn SharedData,
 }
 
 /// The control record as it was read: good for a tick.
@@ -146,9 +145,9 @@ impl View {
     }
 }
 
-impl<'s, S: SharedData> Cache<'s, S> {
+impl<'s> Cache<'s> {
     /// The cache in `store`.
-    pub const fn new(store: &'s S) -> Self {
+    pub const fn new(store: &'s dyn SharedData) -> Self {
         Self { store }
     }
 

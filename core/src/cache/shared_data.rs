@@ -58,20 +58,34 @@ pub(super) fn cas_of(read: Option<&(Vec<u8>, u32)>) -> u32 {
 }
 
 /// Reads, changes and writes `key` until nobody writes in between. `change` gets the octets that
-/// are there and answers the new ones, or `None` to leave them.
+/// are there and answers the new ones, or `None` to leave them; what it answers besides is handed
+/// back.
 pub(super) fn update<T>(
-    store: &impl SharedData,
+    store: &dyn SharedData,
     key: &str,
     mut change: impl FnMut(Option<&[u8]>) -> Result<(Option<Vec<u8>>, T), CacheError>,
 ) -> Result<T, CacheError> {
+    let mut outcome = None;
+    swap(store, key, &mut |octets| {
+        let (value, told) = change(octets)?;
+        outcome = Some(told);
+        Ok(value)
+    })?;
+    outcome.ok_or(CacheError::Contended)
+}
+
+/// What a key's new octets are, by those that are there; `None` leaves them.
+type Change<'c> = dyn FnMut(Option<&[u8]>) -> Result<Option<Vec<u8>>, CacheError> + 'c;
+
+/// The part of [`update`] that is the same for all, so that the module has it once.
+fn swap(store: &dyn SharedData, key: &str, change: &mut Change<'_>) -> Result<(), CacheError> {
     for _ in 0..ATTEMPTS {
         let read = store.get(key).map_err(|_| CacheError::Host)?;
-        let (value, outcome) = change(read.as_ref().map(|(value, _)| value.as_slice()))?;
-        let Some(value) = value else {
-            return Ok(outcome);
+        let Some(value) = change(read.as_ref().map(|(value, _)| value.as_slice()))? else {
+            return Ok(());
         };
         match store.set(key, &value, Some(cas_of(read.as_ref()))) {
-            Ok(()) => return Ok(outcome),
+            Ok(()) => return Ok(()),
             Err(SharedDataError::CasMismatch) => {}
             Err(SharedDataError::Host) => return Err(CacheError::Host),
         }

@@ -38,13 +38,13 @@ fn active(n: usize, revision: u64) -> Binding {
 }
 
 /// A cache with one leader, driven by hand.
-pub(super) struct Edge<'s, S> {
-    pub(super) writer: Writer<'s, S>,
-    store: &'s S,
+pub(super) struct Edge<'s> {
+    pub(super) writer: Writer<'s>,
+    store: &'s dyn SharedData,
 }
 
-impl<'s, S: SharedData> Edge<'s, S> {
-    pub(super) fn new(store: &'s S, term: u32, capacity: u32) -> Self {
+impl<'s> Edge<'s> {
+    pub(super) fn new(store: &'s dyn SharedData, term: u32, capacity: u32) -> Self {
         let writer = Writer::new(store, term);
         writer.create(capacity, 7, NOW).unwrap();
         writer.update(|_| Ok(())).unwrap();
@@ -450,7 +450,7 @@ pub(super) fn answer(n: usize, head: u64, binding: Option<Binding>) -> LookupAns
 }
 
 /// A cache that keeps only what was looked up; its feed begins at revision 10.
-fn on_demand(store: &MemorySharedData, capacity: u32) -> (Edge<'_, MemorySharedData>, u32) {
+fn on_demand(store: &MemorySharedData, capacity: u32) -> (Edge<'_>, u32) {
     let edge = Edge::new(store, 1, capacity);
     let generation = edge.begin_load(false).unwrap();
     edge.writer

@@ -10,9 +10,8 @@ use crate::time::Timestamp;
 use core::time::Duration;
 
 /// Writes as the leader of one term.
-#[derive(Debug)]
-pub struct Writer<'s, S> {
-    store: &'s S,
+pub struct Writer<'s> {
+    store: &'s dyn SharedData,
     term: u32,
 }
 
@@ -38,9 +37,9 @@ pub struct Swept {
     pub corrupt: u32,
 }
 
-impl<'s, S: SharedData> Writer<'s, S> {
+impl<'s> Writer<'s> {
     /// Writes to `store` as the leader of `term`.
-    pub const fn new(store: &'s S, term: u32) -> Self {
+    pub const fn new(store: &'s dyn SharedData, term: u32) -> Self {
         Self { store, term }
     }
 
@@ -116,9 +115,7 @@ impl<'s, S: SharedData> Writer<'s, S> {
             } else {
                 Take::Present
             };
-            let (written, merged) = self.rewrite(bucket, target, |octets, target| {
-                bucket::merge(octets, target, take, &records)
-            })?;
+            let (written, merged) = self.rewrite(bucket, target, take, &records)?;
             room = room.saturating_sub(merged.added);
             applied.changed |= written;
             applied.added = applied.added.saturating_add(merged.added);
@@ -153,9 +150,7 @@ impl<'s, S: SharedData> Writer<'s, S> {
         let end = from.saturating_add(buckets).min(control.buckets());
         let mut corrupt = 0_u32;
         for bucket in from..end {
-            let (_, merged) = self.rewrite(bucket, target, |octets, target| {
-                bucket::merge(octets, target, Take::All { room: 0 }, &[])
-            })?;
+            let (_, merged) = self.rewrite(bucket, target, Take::All { room: 0 }, &[])?;
             corrupt = corrupt.saturating_add(u32::from(merged.corrupt));
         }
         Ok(Swept {
@@ -171,12 +166,13 @@ impl<'s, S: SharedData> Writer<'s, S> {
         &self,
         bucket: u32,
         target: Target,
-        merge: impl Fn(Option<&[u8]>, &Target) -> Result<Merged, CacheError>,
+        take: Take,
+        records: &[NewRecord],
     ) -> Result<(bool, Merged), CacheError> {
         let key = bucket::key(bucket);
         let run = |target: Target| {
             update(self.store, &key, |octets| {
-                let mut merged = merge(octets, &target)?;
+                let mut merged = bucket::merge(octets, &target, take, records)?;
                 let value = merged.value.take();
                 let written = value.is_some();
                 Ok((value, (written, merged)))
@@ -230,7 +226,7 @@ fn pack(group: &[(u32, &Binding)]) -> Vec<NewRecord> {
 
 /// Keeps a lookup's answer; for the rules see [`super::Cache::insert_lookup`].
 pub(super) fn insert_lookup(
-    store: &impl SharedData,
+    store: &dyn SharedData,
     now: Timestamp,
     answer: &LookupAnswer,
     negative_ttl: Duration,

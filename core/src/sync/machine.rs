@@ -145,7 +145,7 @@ impl Synchroniser {
     }
 
     /// Time has passed: keeps or takes the lease, goes on with what is under way, asks for more.
-    pub fn on_tick(&mut self, now: Timestamp, store: &impl SharedData) -> Vec<SyncAction> {
+    pub fn on_tick(&mut self, now: Timestamp, store: &dyn SharedData) -> Vec<SyncAction> {
         let mut actions = Vec::new();
         if let Err(trouble) = self.tick(now, store, &mut actions) {
             self.handle(trouble, now, &mut actions);
@@ -157,7 +157,7 @@ impl Synchroniser {
     pub fn on_response(
         &mut self,
         now: Timestamp,
-        store: &impl SharedData,
+        store: &dyn SharedData,
         id: FetchId,
         response: SyncResponse<'_>,
     ) -> Vec<SyncAction> {
@@ -181,7 +181,7 @@ impl Synchroniser {
     fn tick(
         &mut self,
         now: Timestamp,
-        store: &impl SharedData,
+        store: &dyn SharedData,
         actions: &mut Vec<SyncAction>,
     ) -> Result<(), Trouble> {
         let started = *self.started.get_or_insert(now);
@@ -243,7 +243,7 @@ impl Synchroniser {
     fn adopt(
         &mut self,
         now: Timestamp,
-        store: &impl SharedData,
+        store: &dyn SharedData,
         actions: &mut Vec<SyncAction>,
     ) -> Result<(), Trouble> {
         let hash_key = self.random.next();
@@ -319,7 +319,7 @@ impl Synchroniser {
     fn ask(
         &mut self,
         now: Timestamp,
-        store: &impl SharedData,
+        store: &dyn SharedData,
         actions: &mut Vec<SyncAction>,
     ) -> Result<(), Trouble> {
         let Some(leading) = &self.leading else {
@@ -407,7 +407,7 @@ impl Synchroniser {
     fn begin_load(
         &mut self,
         now: Timestamp,
-        store: &impl SharedData,
+        store: &dyn SharedData,
         reads_again: bool,
         actions: &mut Vec<SyncAction>,
     ) -> Result<Control, Trouble> {
@@ -434,7 +434,7 @@ impl Synchroniser {
     fn receive(
         &mut self,
         now: Timestamp,
-        store: &impl SharedData,
+        store: &dyn SharedData,
         flight: &Flight,
         response: SyncResponse<'_>,
         actions: &mut Vec<SyncAction>,
@@ -543,7 +543,7 @@ impl Synchroniser {
     fn apply_step(
         &mut self,
         now: Timestamp,
-        store: &impl SharedData,
+        store: &dyn SharedData,
         actions: &mut Vec<SyncAction>,
     ) -> Result<(), Trouble> {
         let Some(leading) = &mut self.leading else {
@@ -595,7 +595,7 @@ impl Synchroniser {
     }
 
     /// Sweeps what no history in use holds, or looks a few buckets through.
-    fn sweep_step(&mut self, now: Timestamp, store: &impl SharedData) -> Result<(), Trouble> {
+    fn sweep_step(&mut self, now: Timestamp, store: &dyn SharedData) -> Result<(), Trouble> {
         let Some(leading) = self.leading.as_mut().filter(|l| l.page.is_none()) else {
             return Ok(());
         };
