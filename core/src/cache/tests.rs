@@ -312,13 +312,22 @@ fn a_device_that_a_page_names_twice_is_as_it_is_named_last_unless_it_was_revoked
     let generation = loaded(&store, 100, &[]);
     let edge = Edge::new(&store, 1, 100);
     let revoked = binding(2, BindingState::Revoked, 3);
-    edge.apply(
-        generation,
-        &[active(1, 1), active(1, 2), revoked.clone(), active(2, 4)],
-    )
-    .unwrap();
+    let page = [
+        active(1, 1),
+        active(1, 2),
+        revoked.clone(),
+        active(2, 4),
+        binding(3, BindingState::Suspended, 5),
+        active(3, 5),
+        active(4, 6),
+        binding(4, BindingState::Suspended, 6),
+    ];
+    edge.apply(generation, &page).unwrap();
     assert_eq!(edge.look(1), CacheAnswer::Found(active(1, 2)));
     assert_eq!(edge.look(2), CacheAnswer::Found(revoked));
+    assert_eq!(edge.look(3), CacheAnswer::Found(active(3, 5)));
+    let suspended = binding(4, BindingState::Suspended, 6);
+    assert_eq!(edge.look(4), CacheAnswer::Found(suspended));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::feed::LookupAnswer;
 use crate::time::Timestamp;
 
 use core::time::Duration;
+use std::collections::BinaryHeap;
 
 /// Writes as the leader of one term.
 pub struct Writer<'s> {
@@ -188,22 +189,22 @@ impl<'s> Writer<'s> {
     }
 }
 
-/// The bindings by bucket, then device, then revision.
+/// The bindings by bucket, then device, then revision, then as they came.
 fn sort<'b>(control: &Control, bindings: &'b [Binding]) -> Vec<(u32, &'b Binding)> {
-    let mut sorted: Vec<_> = bindings
+    // By a heap: a fraction of what writing the buckets takes, and the library's sort is 8 KiB.
+    let heap: BinaryHeap<_> = bindings
         .iter()
-        .map(|binding| {
-            let bucket = control.bucket_of(binding.device.as_str().as_bytes());
-            (bucket, binding)
+        .enumerate()
+        .map(|(place, binding)| {
+            let device = binding.device.as_str();
+            let bucket = control.bucket_of(device.as_bytes());
+            (bucket, device, binding.revision, place)
         })
         .collect();
-    sorted.sort_by(|(a_bucket, a), (b_bucket, b)| {
-        a_bucket
-            .cmp(b_bucket)
-            .then_with(|| a.device.as_str().cmp(b.device.as_str()))
-            .then_with(|| a.revision.cmp(&b.revision))
-    });
-    sorted
+    heap.into_sorted_vec()
+        .into_iter()
+        .filter_map(|(bucket, .., place)| Some((bucket, bindings.get(place)?)))
+        .collect()
 }
 
 /// One packed record for each device of a sorted group: the last, or the last that is revoked.
