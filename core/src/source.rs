@@ -55,17 +55,17 @@ pub enum IdentitySource {
 /// As it is written down.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct SourceFields {
-    source: SourceName,
+pub(crate) struct SourceFields {
+    pub source: SourceName,
     #[serde(default, deserialize_with = "object_identifier")]
-    hw_type: Option<ObjectIdentifier>,
+    pub hw_type: Option<ObjectIdentifier>,
     #[serde(default, deserialize_with = "object_identifier")]
-    assigner: Option<ObjectIdentifier>,
-    template: Option<String>,
+    pub assigner: Option<ObjectIdentifier>,
+    pub template: Option<String>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
-enum SourceName {
+pub(crate) enum SourceName {
     #[serde(rename = "subject.serial_number")]
     SubjectSerialNumber,
     #[serde(rename = "san.hardware_module_name")]

@@ -3,6 +3,7 @@
 use core::time::Duration;
 use std::sync::Arc;
 
+use const_oid::ObjectIdentifier;
 use serde_json::Value;
 
 use super::error::{ConfigError, FieldPath};
@@ -23,7 +24,7 @@ use crate::issuer::{Issuer, IssuerSet, MAX_ISSUER_CERTIFICATES};
 use crate::path::RequestPath;
 use crate::rule::{MAX_RULES, Pattern, Placeholder, Principal, Rule, RuleSet};
 use crate::signature::{KeyPolicy, KeyTypeName, MAX_RSA_BITS, MIN_RSA_BITS};
-use crate::source::IdentitySource;
+use crate::source::{IdentitySource, SourceFields};
 use crate::tag::{MAX_TAGS, RESERVED_TAGS, TagError, Tags, check_tag_name, check_tag_value};
 
 const MAX_ISSUERS: usize = 64;
@@ -488,15 +489,23 @@ fn identity_source(item: &Field<'_>, problems: &mut Problems) -> Option<Identity
             );
         }
     }
-    if let Some(field) = object.get("template")
-        && let Some(template) = field.text(problems)
-    {
+    let hw_type = object_identifier(&object, "hw_type", problems);
+    let assigner = object_identifier(&object, "assigner", problems);
+    let template = object.get("template").and_then(|field| {
+        let template = field.text(problems)?;
         check_template(&field, template, problems);
-    }
+        Some(template.to_owned())
+    });
     if problems.0.len() > told {
         return None;
     }
-    match serde_json::from_value(item.value.clone()) {
+    let fields = SourceFields {
+        source: keys.name,
+        hw_type,
+        assigner,
+        template,
+    };
+    match IdentitySource::try_from(fields) {
         Ok(source) => Some(source),
         Err(error) => {
             problems.add(
@@ -507,6 +516,24 @@ fn identity_source(item: &Field<'_>, problems: &mut Problems) -> Option<Identity
             None
         }
     }
+}
+
+fn object_identifier(
+    object: &Object<'_>,
+    key: &str,
+    problems: &mut Problems,
+) -> Option<ObjectIdentifier> {
+    let field = object.get(key)?;
+    let text = field.text(problems)?;
+    let read = ObjectIdentifier::new(text).ok();
+    if read.is_none() {
+        problems.add(
+            &field.path,
+            format!("{text:?} is no object identifier"),
+            "write it in dots, such as 1.3.6.1.4.1.32473.1",
+        );
+    }
+    read
 }
 
 fn check_template(field: &Field<'_>, template: &str, problems: &mut Problems) {

@@ -1,5 +1,7 @@
 //! Which keys are there? The schema, one section for each kind of object.
 
+use crate::source::SourceName;
+
 /// One kind of object and its keys. The names are an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Section {
@@ -99,6 +101,7 @@ pub const SECTIONS: [Section; 10] = [
 /// An identity source: its word, the keys beside `source`, and which of them must be there.
 pub(super) struct SourceKeys {
     pub source: &'static str,
+    pub name: SourceName,
     pub required: &'static [&'static str],
     pub optional: &'static [&'static str],
 }
@@ -107,31 +110,37 @@ pub(super) struct SourceKeys {
 pub(super) const SOURCES: [SourceKeys; 6] = [
     SourceKeys {
         source: "subject.serial_number",
+        name: SourceName::SubjectSerialNumber,
         required: &[],
         optional: &[],
     },
     SourceKeys {
         source: "san.hardware_module_name",
+        name: SourceName::HardwareModuleName,
         required: &["hw_type"],
         optional: &[],
     },
     SourceKeys {
         source: "san.permanent_identifier",
+        name: SourceName::PermanentIdentifier,
         required: &[],
         optional: &["assigner"],
     },
     SourceKeys {
         source: "san.uri",
+        name: SourceName::Uri,
         required: &["template"],
         optional: &[],
     },
     SourceKeys {
         source: "san.dns",
+        name: SourceName::Dns,
         required: &["template"],
         optional: &[],
     },
     SourceKeys {
         source: "subject.common_name",
+        name: SourceName::SubjectCommonName,
         required: &[],
         optional: &[],
     },

@@ -390,8 +390,17 @@ fn an_error_names_the_field_and_the_mend() {
                 "/issuers/0/identity/0",
                 json!({"source": "san.hardware_module_name", "hw_type": "x"}),
             ),
-            "issuers[0].identity[0]: ",
-            "docs/configuration.md",
+            "issuers[0].identity[0].hw_type: \"x\" is no object identifier",
+            "write it in dots",
+        ),
+        (
+            with(
+                base(),
+                "/issuers/0/identity/0",
+                json!({"source": "san.permanent_identifier", "assigner": null}),
+            ),
+            "issuers[0].identity[0].assigner: expected text, found nothing",
+            "leave the key out",
         ),
         (
             with(base(), "/issuers/0/require_client_auth", json!("yes")),
