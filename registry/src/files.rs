@@ -1,9 +1,11 @@
 //! How do private files get to the disk? With private modes, whole, and never over what is there.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
+
+use tempfile::Builder;
 
 use crate::pki::PkiError;
 
@@ -68,30 +70,23 @@ pub fn write_new_directory(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), Pk
         Some(_) | None => Path::new("."),
     };
     create_private_directory(parent)?;
-    let mut half_written = dir.file_name().unwrap_or_default().to_owned();
-    half_written.push(".half-written");
-    let half_written = parent.join(half_written);
-    let failed = |doing, path: &Path| {
-        let path = path.to_owned();
-        move |source| PkiError::File {
-            doing,
-            path,
-            source,
-        }
+    let failed = |source| PkiError::File {
+        doing: "write",
+        path: dir.to_owned(),
+        source,
     };
-    if half_written.exists() {
-        fs::remove_dir_all(&half_written).map_err(failed("remove", &half_written))?;
-    }
-    create_private_directory(&half_written)?;
+    let half_written = beside(dir, 0o700).tempdir_in(parent).map_err(failed)?;
     for (name, octets) in files {
-        let path = half_written.join(name);
-        let folder = path.parent().unwrap_or(&half_written);
+        let path = half_written.path().join(name);
+        let folder = path.parent().unwrap_or(half_written.path());
         create_private_directory(folder)?;
         write_private_file(&path, octets)?;
         sync_directory(folder)?;
     }
-    sync_directory(&half_written)?;
-    fs::rename(&half_written, dir).map_err(failed("write", dir))?;
+    sync_directory(half_written.path())?;
+    fs::rename(half_written.path(), dir).map_err(failed)?;
+    // It is not there any more to be tidied up.
+    let _ = half_written.keep();
     sync_directory(parent)
 }
 
@@ -99,17 +94,92 @@ pub fn write_new_directory(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), Pk
 pub fn replace_files(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), PkiError> {
     for (name, octets) in files {
         let path = dir.join(name);
-        let new = dir.join(format!("{name}.new"));
         let failed = |source| PkiError::File {
             doing: "write",
             path: path.clone(),
             source,
         };
-        if new.exists() {
-            fs::remove_file(&new).map_err(failed)?;
-        }
-        write_private_file(&new, octets)?;
-        fs::rename(&new, &path).map_err(failed)?;
+        let mut half_written = beside(&path, 0o600).tempfile_in(dir).map_err(failed)?;
+        half_written.write_all(octets).map_err(failed)?;
+        half_written.as_file().sync_all().map_err(failed)?;
+        half_written
+            .persist(&path)
+            .map_err(|error| failed(error.error))?;
     }
     sync_directory(dir)
+}
+
+/// What stands beside `path` until it is whole, by a name that nothing else has.
+fn beside(path: &Path, mode: u32) -> Builder<'_, 'static> {
+    let mut builder = Builder::new();
+    builder
+        .prefix(path.file_name().unwrap_or_default())
+        .suffix(".half-written")
+        .permissions(Permissions::from_mode(mode));
+    builder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    /// Everything below a directory.
+    fn below(dir: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(dir).unwrap();
+        let mut below: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        below.sort();
+        below
+    }
+
+    #[test]
+    fn a_new_directory_is_whole_and_private_and_takes_nothing_of_anybodys() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().join("ca");
+        let somebodys = scratch.path().join("ca.half-written");
+        fs::create_dir(&somebodys).unwrap();
+        fs::write(somebodys.join("thesis"), "text").unwrap();
+        let files: [(&str, &[u8]); 2] = [("key.pem", b"key"), ("root/key.pem", b"root")];
+        write_new_directory(&dir, &files).unwrap();
+        assert_eq!(fs::read(dir.join("root/key.pem")).unwrap(), b"root");
+        for (path, is) in [
+            ("", 0o700),
+            ("key.pem", 0o600),
+            ("root", 0o700),
+            ("root/key.pem", 0o600),
+        ] {
+            assert_eq!(mode(&dir.join(path)), is, "{path}");
+        }
+        assert_eq!(fs::read(somebodys.join("thesis")).unwrap(), b"text");
+        assert!(matches!(
+            write_new_directory(&dir, &files),
+            Err(PkiError::Exists(_))
+        ));
+
+        // What fails leaves nothing.
+        let twice: [(&str, &[u8]); 2] = [("key.pem", b"key"), ("key.pem", b"again")];
+        assert!(write_new_directory(&scratch.path().join("other"), &twice).is_err());
+        assert_eq!(below(scratch.path()), [dir, somebodys]);
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_is_private_and_takes_nothing_of_anybodys() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (key, new) = (
+            scratch.path().join("key.pem"),
+            scratch.path().join("key.pem.new"),
+        );
+        fs::write(&key, "old").unwrap();
+        fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+        fs::write(&new, "somebody's").unwrap();
+        replace_files(scratch.path(), &[("key.pem", b"key")]).unwrap();
+        assert_eq!(fs::read(&key).unwrap(), b"key");
+        assert_eq!(mode(&key), 0o600);
+        assert_eq!(fs::read(&new).unwrap(), b"somebody's");
+        assert_eq!(below(scratch.path()), [key, new]);
+    }
 }
