@@ -27,6 +27,7 @@ use medbind_workshop::progress;
 use medbind_workshop::shell::{self, Orphaned};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// The documents, in the order in which they are walked, and the heading of the part that is, where
@@ -393,22 +394,44 @@ impl Walk {
 
     /// A program that stays, until it is ready.
     async fn leave_running(&mut self, command: &str) -> Result<()> {
-        let process = Process::start(&self.shell(&format!("exec {command}")))?;
-        let ready = if command.starts_with("envoy ") {
-            let probes = self.address(PROBES);
-            until("Envoy is ready", LIMIT, || async {
-                let answer = envoy::get(probes, "/ready").await.ok();
-                answer.filter(|(status, _)| *status == 200).map(drop)
-            })
-            .await
-        } else {
-            until("it listens", LIMIT, || async {
-                process.stdout.find("listening on").map(drop)
-            })
-            .await
+        let mut process = Process::start(&self.shell(&format!("exec {command}")))?;
+        let said = process.stdout.clone();
+        let ready = async {
+            if command.starts_with("envoy ") {
+                self.serves(epoch(command)).await
+            } else {
+                until("it listens", LIMIT, || async {
+                    said.find("listening on").map(drop)
+                })
+                .await
+                .map(drop)
+            }
         };
-        ready.with_context(|| process.stderr.tail(20))?;
+        process
+            .meanwhile(ready)
+            .await
+            .with_context(|| process.stderr.tail(20))?;
         self.running.push(process);
+        Ok(())
+    }
+
+    /// Waits until the Envoy of this epoch has taken over, and is ready: the one before it would
+    /// answer as well.
+    async fn serves(&self, epoch: u32) -> Result<()> {
+        let (admin, probes) = (self.address(ADMIN), self.address(PROBES));
+        until("Envoy answers for its epoch", LIMIT, || async {
+            let (_, said) = envoy::get(admin, "/server_info").await.ok()?;
+            let said: Value = serde_json::from_str(&said).ok()?;
+            let options = &said["command_line_options"];
+            let here = options["restart_epoch"].as_u64() == Some(epoch.into());
+            (here && said["state"] == "LIVE").then_some(())
+        })
+        .await?;
+        until("Envoy is ready", LIMIT, || async {
+            let answer = envoy::get(probes, "/ready").await.ok();
+            answer.filter(|(status, _)| *status == 200).map(drop)
+        })
+        .await?;
         Ok(())
     }
 
@@ -425,6 +448,15 @@ impl Walk {
         self.service = Some(Upstream::serve(self.address(SERVICE), tls).await?);
         Ok(())
     }
+}
+
+/// The epoch that an Envoy is started with.
+fn epoch(command: &str) -> u32 {
+    let mut words = command.split_whitespace();
+    let word = words
+        .find(|word| *word == "--restart-epoch")
+        .and_then(|_| words.next());
+    word.and_then(|word| word.parse().ok()).unwrap_or(0)
 }
 
 /// The ports as the documents show them.
@@ -449,7 +481,14 @@ fn said(output: &Output) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Step, steps};
+    use super::{Step, epoch, steps};
+
+    #[test]
+    fn an_envoy_is_waited_for_by_its_epoch() {
+        let command = "envoy --base-id 7 -c edge/http.yaml --restart-epoch 2 --drain-time-s 5";
+        assert_eq!(epoch(command), 2);
+        assert_eq!(epoch("envoy -c edge/http.yaml"), 0);
+    }
 
     #[test]
     fn commands_are_read_with_what_they_answer() {

@@ -355,7 +355,12 @@ impl Story {
         ];
         command_line(&explain.join(" "));
         let output = self.operator(&explain).output()?;
-        print_indented(&String::from_utf8_lossy(&output.stdout));
+        let said = String::from_utf8_lossy(&output.stdout);
+        print_indented(&said);
+        ensure!(
+            said.contains("binding_revoked"),
+            "explain does not say what the device was told: binding_revoked"
+        );
         ensure!(
             output.status.code() == Some(1),
             "explain ended with {}: {}",
