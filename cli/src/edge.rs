@@ -14,12 +14,13 @@ use serde_json::json;
 
 use crate::args::{EdgeInit, Global};
 use crate::ca::{DeviceCa, Settings, issuer_yaml};
-use crate::check;
+use crate::check::{self, Severity};
 use crate::client;
 use crate::credentials;
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, put};
 use crate::source::{self, Source};
+use crate::trust;
 
 /// What is filled in.
 const SHIPPED: &str = include_str!("../../envoy/http.yaml");
@@ -118,6 +119,28 @@ impl Template {
         self.0 = text;
     }
 
+    /// Makes comments of the keys in the part that is marked with `# name: begin` and `# name: end`.
+    fn aside(&mut self, name: &str) {
+        let (begin, end) = (format!("# {name}: begin"), format!("# {name}: end"));
+        let mut inside = false;
+        let mut text = String::with_capacity(self.0.len());
+        for line in self.0.lines() {
+            let words = line.trim_start();
+            let mark = words.trim_end();
+            inside = mark == begin || inside && mark != end;
+            if mark == begin || mark == end {
+                continue;
+            }
+            if inside && !words.starts_with('#') {
+                let indent = line.len().saturating_sub(words.len());
+                put!(text, "{:indent$}# {words}\n", "");
+            } else {
+                put!(text, "{line}\n");
+            }
+        }
+        self.0 = text;
+    }
+
     /// Sends a cluster to a party, which shows a certificate for its own name.
     fn cluster(&mut self, shipped: (&str, u16), to: &Party) -> Result<(), Failure> {
         let (host, _) = shipped;
@@ -195,7 +218,11 @@ pub fn init(args: &EdgeInit, global: &Global) -> Outcome {
     let issuer = issuer_yaml(&settings, &issuing_pem);
     let bootstrap = fill(args, &folder, &registry, &service, &issuer)?;
     let mut trust = Template(SHIPPED_TRUST.to_owned());
-    trust.part("crl", args.crl.is_some());
+    if args.crl.is_some() {
+        trust.part("crl", true);
+    } else {
+        trust.aside("crl");
+    }
     let trust = in_folder(&trust.0, &folder);
     let mut files: Vec<(&str, &[u8])> = vec![
         (BOOTSTRAP, bootstrap.as_bytes()),
@@ -214,6 +241,7 @@ pub fn init(args: &EdgeInit, global: &Global) -> Outcome {
         }
     }
     check::must_be_taken(&folder.join(BOOTSTRAP), &bootstrap)?;
+    readable(args, &trusted_pem, crl.as_deref())?;
     write_new_directory(&args.dir, &files).map_err(Failure::refused)?;
     report(args, global, &settings);
     Ok(ExitCode::SUCCESS)
@@ -335,7 +363,7 @@ fn fill(
     }
     for (shipped, here) in [
         (("0.0.0.0", 8443), args.listen),
-        (("0.0.0.0", 8080), args.probes),
+        (("127.0.0.1", 8080), args.probes),
         (("127.0.0.1", 9901), args.admin),
     ] {
         template.address(shipped, &here.ip().to_string(), here.port())?;
@@ -462,6 +490,22 @@ fn device_ca(args: &EdgeInit) -> Result<(Settings, String, String), Failure> {
         identity,
     };
     Ok((settings, pem.clone(), pem))
+}
+
+/// What Envoy cannot read as it starts would leave every device outside.
+fn readable(args: &EdgeInit, trusted_pem: &str, crl: Option<&[u8]>) -> Result<(), Failure> {
+    let cas = args.device_ca.display().to_string();
+    let crl = crl.map(String::from_utf8_lossy);
+    let from = args.crl.as_deref().unwrap_or(Path::new("")).display();
+    let from = from.to_string();
+    let lists = crl.as_deref().map(|text| (text, from.as_str()));
+    for problem in trust::judge((trusted_pem, &cas), lists, true) {
+        match problem.severity {
+            Severity::Error => return Err(Failure::usage(problem.what).next(problem.mend)),
+            Severity::Warning => output::warning(&problem.what),
+        }
+    }
+    Ok(())
 }
 
 fn read_module(path: &Path) -> Result<Vec<u8>, Failure> {

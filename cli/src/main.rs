@@ -24,6 +24,7 @@ mod provision;
 mod serve;
 mod source;
 mod surroundings;
+mod trust;
 mod workshop;
 
 use std::process::ExitCode;

@@ -2,6 +2,7 @@
 
 use crate::check::{Finding, Found, is_configuration};
 use crate::locate::{Kind, Node};
+use crate::trust;
 
 /// Where a plug-in is written down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,6 +242,7 @@ pub fn examine(document: &Node, found: &[Found]) -> Vec<Finding> {
             findings.extend(routes(node, field));
         }
         findings.extend(early_data(node, field));
+        findings.extend(trust::examine(node, field));
         true
     });
     findings
@@ -457,7 +459,10 @@ fn routes(manager: &Node, field: &str) -> Vec<Finding> {
             .into_iter()
             .flat_map(Node::fields)
         {
-            if guards.contains(&name) && inner.get("disabled").is_some_and(Node::is_true) {
+            // What Envoy answers by itself reaches nobody.
+            let answered = node.get("direct_response").is_some();
+            let disabled = inner.get("disabled").is_some_and(Node::is_true);
+            if guards.contains(&name) && disabled && !answered {
                 findings.push(Finding::error(
                     inner,
                     &join(field, &format!("typed_per_filter_config[{name:?}]")),

@@ -264,6 +264,19 @@ fn a_plug_in_that_lets_traffic_past_or_shares_its_cache_is_pointed_out() {
 }
 
 #[test]
+fn a_route_that_envoy_answers_by_itself_needs_no_guard() {
+    let desk = desk();
+    let bootstrap = GOOD.yaml(&desk.read("guard.yaml"));
+    let answered = bootstrap.replace(
+        "route: {cluster: upstream}",
+        "direct_response: {status: 200}, typed_per_filter_config: {medbind: {disabled: true}}",
+    );
+    assert!(answered.contains("direct_response"));
+    desk.write("bootstrap.yaml", answered);
+    assert_eq!(findings(&desk, "bootstrap.yaml", 0), [] as [Value; 0]);
+}
+
+#[test]
 fn filters_and_routes_that_undo_a_decision_are_pointed_out() {
     let typed = |kind: &str| {
         format!(

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use common::{Desk, mode};
 use medbind_registry::pki::{CertificateAuthority, CertificateFacts};
+use rcgen::{CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, SerialNumber};
 use serde_json::Value;
 
 /// A desk with an infrastructure CA as `medbind serve` makes it, a device CA, and a module.
@@ -16,7 +17,18 @@ fn desk() -> Desk {
     infra.save(&desk.path("infra-ca")).unwrap();
     desk.write("medbind.wasm", b"\0asm\x01\0\0\0");
     desk.write("jwks.json", r#"{"keys":[]}"#);
-    desk.write("crl.pem", "-----BEGIN X509 CRL-----\n");
+    let key = KeyPair::from_pem(&desk.read("ca/key.pem")).unwrap();
+    let issuer = Issuer::from_ca_cert_pem(&desk.read("ca/cert.pem"), key).unwrap();
+    let today = time::OffsetDateTime::from_unix_timestamp(now.unix_seconds()).unwrap();
+    let list = CertificateRevocationListParams {
+        this_update: today,
+        next_update: today + time::Duration::days(30),
+        crl_number: SerialNumber::from(1_u64),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    desk.write("crl.pem", list.signed_by(&issuer).unwrap().pem().unwrap());
     desk
 }
 
@@ -91,9 +103,20 @@ fn an_edge_gets_a_configuration_that_is_taken_and_every_file_that_it_names() {
         assert_eq!(text.contains("jwt_authn"), people);
         let trust = desk.read(&format!("{dir}/device-ca.yaml"));
         assert!(!trust.contains("/etc/medbind") && !trust.contains(": begin"));
-        assert_eq!(trust.contains("only_verify_leaf_cert_crl"), people);
         let value: Value = serde_saphyr::from_str(&text).unwrap();
+        // A list that comes later is two comments away.
+        let later = trust
+            .replace("# crl: {", "crl: {")
+            .replace("# only_verify", "only_verify");
         let trust: Value = serde_saphyr::from_str(&trust).unwrap();
+        let later: Value = serde_saphyr::from_str(&later).unwrap();
+        let context = |trust: &Value| trust["resources"][0]["validation_context"].clone();
+        assert_eq!(context(&trust).get("crl").is_some(), people);
+        let leaf_alone = context(&trust).get("only_verify_leaf_cert_crl").is_some();
+        assert_eq!(leaf_alone, people);
+        let list = desk.path(dir).join("device-ca.crl.pem");
+        assert_eq!(context(&later)["crl"]["filename"], list.to_str().unwrap());
+        assert_eq!(context(&later)["only_verify_leaf_cert_crl"], true);
         let folder = desk.path(dir);
         assert_eq!(
             trust["resources"][0]["validation_context"]["watched_directory"]["path"],
@@ -183,6 +206,10 @@ fn what_an_edge_cannot_be_made_of_is_named_and_nothing_is_made() {
         (
             "--name e.example --service https://s --jwks jwks.json",
             "--accounts",
+        ),
+        (
+            "--name e.example --service https://s --crl jwks.json",
+            "no revocation list in it",
         ),
         (
             "--name e.example --service https://localhost:8443",

@@ -203,7 +203,7 @@ pub enum Command {
     Export(Export),
     /// Check configurations of guard and synchroniser
     #[command(
-        long_about = "Check configurations of guard and synchroniser: the same code as the module's.\n\nA file is YAML or JSON, of one document or several: a configuration alone, a whole Envoy bootstrap, a ConfigMap, an Istio WasmPlugin or TrafficExtension, an Envoy Gateway EnvoyExtensionPolicy. What stands around the configuration is looked at too, and warned of where it weakens the guard: a vm_id shared with other plug-ins, a failure policy that is not FAIL_RELOAD, filters in an order that lets a path or a token change after the decision, early data."
+        long_about = "Check configurations of guard and synchroniser: the same code as the module's.\n\nA file is YAML or JSON, of one document or several: a configuration alone, a whole Envoy bootstrap, a ConfigMap, an Istio WasmPlugin or TrafficExtension, an Envoy Gateway EnvoyExtensionPolicy. What stands around the configuration is looked at too, and warned of where it weakens the guard: a vm_id shared with other plug-ins, a failure policy that is not FAIL_RELOAD, filters in an order that lets a path or a token change after the decision, early data. Where a bootstrap names a file that says who signs devices, and its folder is on this machine, that file is read, and the CAs and revocation lists that it names: an Envoy that starts and cannot read one of them says that it is ready, and lets no device in."
     )]
     #[command(
         after_long_help = "Examples:\n  medbind check guard.yaml\n  medbind check --strict envoy/*.yaml\n  medbind check --json envoy.yaml | jq .findings"

@@ -51,8 +51,9 @@ pub struct EdgeInit {
     /// Where devices connect
     #[arg(long, value_name = "ADDRESS", value_parser = socket, default_value = "0.0.0.0:8443")]
     pub listen: SocketAddr,
-    /// Where load balancers and Kubernetes ask whether it is ready; publish it to them alone
-    #[arg(long, value_name = "ADDRESS", value_parser = socket, default_value = "0.0.0.0:8080")]
+    /// Where load balancers and Kubernetes ask whether it is ready; name an address that they
+    /// alone reach
+    #[arg(long, value_name = "ADDRESS", value_parser = socket, default_value = "127.0.0.1:8080")]
     pub probes: SocketAddr,
     /// Envoy's admin page; keep it on loopback
     #[arg(long, value_name = "ADDRESS", value_parser = socket, default_value = "127.0.0.1:9901")]
@@ -60,7 +61,7 @@ pub struct EdgeInit {
     /// The module, from `cargo xtask module`
     #[arg(long, value_name = "FILE", default_value = "dist/medbind.wasm")]
     pub module: PathBuf,
-    /// The device CA's revocation list (PEM)
+    /// The device CA's revocation list (PEM); can be put in place later, too
     #[arg(long, value_name = "FILE")]
     pub crl: Option<PathBuf>,
     /// Take people's tokens of this issuer

@@ -15,7 +15,7 @@ use super::story::{
 };
 use crate::bootstrap::{Bootstrap, remove, set};
 use crate::client::Client;
-use crate::envoy::{HotRestart, Options};
+use crate::envoy::{HotRestart, Options, get};
 use crate::tools::{Tools, present};
 use crate::wait::until;
 
@@ -95,6 +95,9 @@ async fn traps(tools: &Tools) -> Result<()> {
         provoke(&stage, &client).await?;
         // Until there is a new VM, whoever asks gets Envoy's own 503, and is not let past.
         let seen = stage.upstream.count();
+        // It is alive all the same: one that was started anew for this would cut every device.
+        let (alive, _) = get(stage.envoy.listener("probes")?, "/live").await?;
+        ensure!(alive == 200, "/live answers {alive}");
         let (between, time) = until("the device is served again", LIMIT, || async {
             let answer = client.send(&reading("SN-A")).await.ok()?;
             answer.is_success().then(|| stage.upstream.count())

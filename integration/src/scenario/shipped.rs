@@ -13,8 +13,8 @@ use medbind_core::deny::DenyCode;
 use super::fleet::{ACCOUNT, CLASS, fleet};
 use super::registry::Registry;
 use super::report::Report;
-use super::shipped_live;
 use super::story::{LIMIT, case, is_code, is_served, reading};
+use super::{shipped_live, shipped_trust};
 use crate::bootstrap::{Bootstrap, DEVICE_CA, SHIPPED_FOLDER, keep, remove, set, without};
 use crate::certificate::{Identity, KeyKind, Spec};
 use crate::client::Ask;
@@ -44,9 +44,15 @@ pub async fn files(tools: &Tools, report: &mut Report, short: bool) {
         "no file of envoy/ is left out",
         std::future::ready(none_is_left_out())
     );
+    case!(
+        report,
+        "http.yaml is reached from other machines at its edge alone",
+        std::future::ready(others_reach_the_edge_alone())
+    );
     let names = VARIANTS.map(|variant| variant.name);
     let variants = names.iter().any(|name| report.wants(name));
-    let live = !short && shipped_live::NAMES.iter().any(|name| report.wants(name));
+    let mut stories = shipped_live::NAMES.iter().chain(&shipped_trust::NAMES);
+    let live = !short && stories.any(|name| report.wants(name));
     if !variants && !live {
         return;
     }
@@ -64,7 +70,21 @@ pub async fn files(tools: &Tools, report: &mut Report, short: bool) {
     }
     if live {
         shipped_live::cases(&mut around, report).await;
+        Box::pin(shipped_trust::cases(&around, report)).await;
     }
+}
+
+fn others_reach_the_edge_alone() -> Result<()> {
+    let mut bootstrap = Bootstrap::shipped("http.yaml")?;
+    let loopback = Some("127.0.0.1");
+    let admin = bootstrap.value()["admin"]["address"]["socket_address"]["address"].as_str();
+    ensure!(admin == loopback, "the admin page listens at {admin:?}");
+    for (name, wanted) in [("probes", loopback), ("edge", Some("0.0.0.0"))] {
+        let listener = bootstrap.listener(name)?;
+        let address = listener["address"]["socket_address"]["address"].as_str();
+        ensure!(address == wanted, "{name} listens at {address:?}");
+    }
+    Ok(())
 }
 
 fn none_is_left_out() -> Result<()> {
@@ -329,6 +349,14 @@ impl Around {
         let mut text = Bootstrap::shipped_text(variant.file)?;
         if variant.by_header || self.line < (1, 38) {
             text = hand_over_in_the_header(&text)?;
+        }
+        if variant.by_header {
+            text = replace(
+                &text,
+                "mode: enforce\n",
+                "mode: enforce\n                            \
+                 certificate_source: forwarded_header\n",
+            )?;
         }
         text = with_issuer(&text, &self.site.device_ca.pem())?;
         text = (variant.change)(&text)?;

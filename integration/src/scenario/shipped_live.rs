@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use http_body_util::BodyExt;
 use medbind_core::deny::DenyCode;
 use serde_json::json;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -33,11 +34,13 @@ const UPGRADES: &str = "http.yaml upgrades to WebSockets alone";
 const PROBES: &str =
     "http.yaml answers on its listener for probes whether it is ready, and nothing else";
 const MANY_PROBES: &str = "http.yaml bounds the connections of its listener for probes";
+const UNCOUNTED: &str = "http.yaml counts no probe as a decision but /ready, and logs none";
+const IDLE_PROBES: &str = "http.yaml ends a probe's connection that asks nothing";
 const HTTP1: &str = "http.yaml serves devices of HTTP/2 before a service of HTTP/1.1 alone";
 const FULL: &str = "http.yaml takes no device where its memory is used up, and answers probes";
 
 /// What is shown here.
-pub(super) const NAMES: [&str; 10] = [
+pub(super) const NAMES: [&str; 12] = [
     ANSWER,
     GRPC,
     UPLOAD,
@@ -45,6 +48,8 @@ pub(super) const NAMES: [&str; 10] = [
     LONGEST,
     UPGRADES,
     PROBES,
+    UNCOUNTED,
+    IDLE_PROBES,
     MANY_PROBES,
     HTTP1,
     FULL,
@@ -69,6 +74,8 @@ pub(super) async fn cases(around: &mut Around, report: &mut Report) {
         LONGEST,
         UPGRADES,
         PROBES,
+        UNCOUNTED,
+        IDLE_PROBES,
         MANY_PROBES,
     ];
     if shared.iter().any(|name| report.wants(name)) {
@@ -96,6 +103,8 @@ pub(super) async fn cases(around: &mut Around, report: &mut Report) {
                 case!(report, LONGEST, longest(around, &envoy));
                 case!(report, UPGRADES, upgrades(around, &envoy));
                 case!(report, PROBES, probes(around, &envoy));
+                case!(report, UNCOUNTED, uncounted(&envoy));
+                case!(report, IDLE_PROBES, idle_probes(&envoy));
                 case!(report, MANY_PROBES, many_probes(&envoy));
             }
         }
@@ -273,6 +282,34 @@ async fn probes(around: &Around, envoy: &Envoy) -> Result<()> {
         around.upstream.count() == seen,
         "the upstream saw something"
     );
+    Ok(())
+}
+
+async fn uncounted(envoy: &Envoy) -> Result<()> {
+    let address = envoy.listener("probes")?;
+    let log = &envoy.process.stderr;
+    let decisions = || envoy.metric("medbind_decisions", &[]);
+    let (counted, logged) = (decisions().await?, log.count("medbind deny"));
+    for path in ["/live", "/live?now", "/admin", "/"] {
+        let wanted = if path.starts_with("/live") { 200 } else { 404 };
+        for _ in 0..3 {
+            let (status, body) = get(address, path).await?;
+            ensure!(status == wanted, "{path} answers {status} {body}");
+        }
+    }
+    let more = decisions().await? - counted;
+    ensure!(more < 0.5, "{more} decisions were counted");
+    let now = log.count("medbind deny");
+    ensure!(now == logged, "{} lines of the log", now - logged);
+    Ok(())
+}
+
+/// Who holds a connection without a word makes room for others.
+async fn idle_probes(envoy: &Envoy) -> Result<()> {
+    let mut silent = TcpStream::connect(envoy.listener("probes")?).await?;
+    let read = timeout(LIMIT, silent.read(&mut [0; 64])).await;
+    let read = read.context("the connection goes on")?;
+    ensure!(matches!(read, Ok(0) | Err(_)), "it says something");
     Ok(())
 }
 

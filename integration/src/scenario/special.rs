@@ -16,6 +16,7 @@ use super::row::Place;
 use super::sessions;
 use super::story::case;
 use super::tokens;
+use super::upgrade;
 use crate::bootstrap::Bootstrap;
 
 /// Changes the bootstrap of the fleet's Envoy: the listeners that stories need besides.
@@ -50,6 +51,7 @@ pub async fn fleet(stage: &mut Stage, report: &mut Report, short: bool, full: bo
         );
     }
     case!(report, "no log holds what a story is about", logs(stage));
+    upgrade::stories(stage, report).await;
     Box::pin(lists::stories(stage, report)).await;
     case!(
         report,

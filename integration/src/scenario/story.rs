@@ -128,9 +128,18 @@ pub fn slow_body(time: Duration) -> impl Body<Data = Bytes, Error = io::Error> +
 
 /// Opens a device's `WebSocket`, which echoes.
 pub async fn open_socket(client: &Client, serial: &str) -> Result<TlsStream<TcpStream>> {
+    open_socket_with(client, serial, "connection: upgrade\r\n").await
+}
+
+/// Opens a device's `WebSocket` by a request with these header lines, `connection` among them.
+pub async fn open_socket_with(
+    client: &Client,
+    serial: &str,
+    lines: &str,
+) -> Result<TlsStream<TcpStream>> {
     let mut stream = client.connect_tls(b"http/1.1").await?;
     let head = format!(
-        "GET /v1/devices/acme:{serial}/socket HTTP/1.1\r\nhost: {EDGE}\r\nconnection: upgrade\r\n\
+        "GET /v1/devices/acme:{serial}/socket HTTP/1.1\r\nhost: {EDGE}\r\n{lines}\
          upgrade: websocket\r\nsec-websocket-version: 13\r\n\
          sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     );
