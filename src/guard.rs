@@ -17,7 +17,7 @@ use medbind_core::time::Timestamp;
 use crate::asked::{ArrivingToken, Asked, ReadToken};
 use crate::bindings::{LocalBindings, Shared};
 use crate::host::{CallAnswer, Host, LogLevel, RequestMap};
-use crate::live::{Live, UnderWay};
+use crate::live::{Live, Turn, UnderWay};
 use crate::lookup::{Behalf, Joined, Limits, Lookups, Wait, Waiter};
 use crate::peers::{Judge, Peers};
 use crate::pseudonyms::Pseudonyms;
@@ -35,6 +35,10 @@ pub const TICK: Duration = Duration::from_millis(100);
 /// devices that it is about, so that this is enough for as many requests as there may be; where all
 /// have to be, those are the ones that wait their turn.
 const MOST_RECHECKS: usize = 1_024;
+/// How many calls a worker has open for requests under way alone; the others keep their turn. As many
+/// as `envoy/http.yaml` lets connections to the registry be, so that the calls of many workers, and
+/// of the requests that arrive meanwhile, are neither refused nor wait beyond their deadline.
+const MOST_CALLS_UNDER_WAY: usize = 16;
 /// How often the registry is asked on behalf of one request.
 const MOST_LOOKUPS: u8 = 3;
 
@@ -63,6 +67,19 @@ enum Stage {
     Arrived,
     /// After the registry's answer, for a request that may be paused.
     Answered,
+}
+
+/// What becomes of a request under way that is decided again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Again {
+    /// It goes on, for now at least.
+    GoesOn,
+    /// The registry has to be asked, and enough calls are open.
+    Waits,
+    /// The host has refused the call: the next request tries it before this one does again.
+    Refused,
+    /// It is to be reset.
+    Ends,
 }
 
 #[derive(Debug)]
@@ -229,7 +246,11 @@ impl<H: Host> Guard<H> {
         let answer = self.host.call_answer(headers, body);
         let (said, end) = self.read_answer(&device, &answer, now);
         self.metrics.lookup(&self.host, end);
-        let cut = self.answered(&mut memory, &device, said.as_ref(), now);
+        let mut cut = self.answered(&mut memory, &device, said.as_ref(), now);
+        if context == self.root {
+            // Where a call has ended, the next can be made.
+            cut.extend(self.take_turns(&mut memory, MOST_CALLS_UNDER_WAY, true, now));
+        }
         drop(memory);
         self.reset(&cut);
     }
@@ -412,6 +433,10 @@ impl<H: Host> Guard<H> {
         }
         let may_end = permit.binding().is_some() || permit.valid_until() < Timestamp::MAX;
         if !shadow && may_end {
+            let asked = Asked {
+                lookups: 0,
+                ..asked
+            };
             memory.live.insert(context, UnderWay { asked, permit });
         }
         Flow::Continue
@@ -655,8 +680,13 @@ impl<H: Host> Guard<H> {
                     self.settle(memory, context, asked, Stage::Answered, said, now);
                 }
                 (Wait::UnderWay, _) => {
-                    if self.recheck_one(memory, context, said, now) {
-                        cut.push(context);
+                    let mut calls = calls_left(memory);
+                    match self.recheck_one(memory, context, said, &mut calls, now) {
+                        Again::GoesOn => {}
+                        Again::Waits | Again::Refused => {
+                            memory.live.queue_again(context, Turn::First);
+                        }
+                        Again::Ends => cut.push(context),
                     }
                 }
                 (Wait::Paused | Wait::Watched, None) | (Wait::Gone, _) => {}
@@ -685,29 +715,54 @@ impl<H: Host> Guard<H> {
         if *changed == Changed::Everything || !fresh {
             live.queue_all();
         }
+        self.take_turns(memory, MOST_RECHECKS, false, now)
+    }
+
+    /// Decides again for those whose turn it is, at most so many, and only for as long as calls can
+    /// be made where `while_calls` says so. Gives the contexts that are to be reset.
+    fn take_turns(
+        &self,
+        memory: &mut Memory,
+        most: usize,
+        while_calls: bool,
+        now: Timestamp,
+    ) -> Vec<u32> {
         let mut cut = Vec::new();
-        for _ in 0..MOST_RECHECKS {
-            let Some(context) = memory.live.take_next() else {
+        let mut waits = Vec::new();
+        let mut refused = None;
+        let mut calls = calls_left(memory);
+        for _ in 0..most {
+            if while_calls && calls == 0 {
+                break;
+            }
+            let Some((context, turn)) = memory.live.take_next() else {
                 break;
             };
-            if self.recheck_one(memory, context, None, now) {
-                cut.push(context);
+            match self.recheck_one(memory, context, None, &mut calls, now) {
+                Again::GoesOn => {}
+                Again::Waits => waits.push((context, turn)),
+                Again::Refused => refused = Some((context, turn)),
+                Again::Ends => cut.push(context),
             }
+        }
+        for (context, turn) in waits.into_iter().chain(refused) {
+            memory.live.queue_again(context, turn);
         }
         cut
     }
 
-    /// Decides again for one request under way; `true` where it has to end.
+    /// Decides again for one request under way, which may make one of so many calls.
     fn recheck_one(
         &self,
         memory: &mut Memory,
         context: u32,
         said: Option<(&DeviceId, &Lookup)>,
+        calls: &mut usize,
         now: Timestamp,
-    ) -> bool {
+    ) -> Again {
         let policy = &self.config.policy;
         let Some(one) = memory.live.get_mut(context) else {
-            return false;
+            return Again::GoesOn;
         };
         let mut bindings = memory.bindings.with(&self.host, said);
         let facts = one.asked.facts();
@@ -717,18 +772,27 @@ impl<H: Host> Guard<H> {
                 one.permit = permit;
                 one.asked.lookups = 0;
                 memory.live.ends(end);
-                return false;
+                return Again::GoesOn;
             }
             Decision::Deny(denial) => denial,
             Decision::AskRegistry(device) if memory.lookups.has_under_way(&device, context) => {
-                return false;
+                return Again::GoesOn;
             }
             Decision::AskRegistry(device) => {
+                let calling = !memory.lookups.is_open(&device);
+                if calling && *calls == 0 {
+                    return Again::Waits;
+                }
                 one.asked.lookups = one.asked.lookups.saturating_add(1);
-                let again = one.asked.lookups <= MOST_LOOKUPS;
-                let asked = self.ask(memory, context, None, Wait::UnderWay, &device, now);
-                if again && asked.is_ok() {
-                    return false;
+                if one.asked.lookups <= MOST_LOOKUPS {
+                    let asked = self.ask(memory, context, None, Wait::UnderWay, &device, now);
+                    if asked.is_ok() {
+                        *calls = calls.saturating_sub(usize::from(calling));
+                        return Again::GoesOn;
+                    }
+                    // It has too many open, and would refuse the next too.
+                    *calls = 0;
+                    return Again::Refused;
                 }
                 // Fail closed: whether the permit still holds cannot be found out.
                 Denial {
@@ -739,7 +803,7 @@ impl<H: Host> Guard<H> {
             }
         };
         let Some(one) = memory.live.remove(context) else {
-            return false;
+            return Again::GoesOn;
         };
         let device = self.name(memory, denial.device.as_ref());
         self.metrics.cut(&self.host, denial.reason.code());
@@ -749,7 +813,7 @@ impl<H: Host> Guard<H> {
             &denial,
             device.as_deref(),
         );
-        true
+        Again::Ends
     }
 
     fn reset(&self, contexts: &[u32]) {
@@ -762,4 +826,9 @@ impl<H: Host> Guard<H> {
             let _ = self.host.set_effective_context(self.active.get());
         }
     }
+}
+
+/// How many more calls may be made for requests under way.
+const fn calls_left(memory: &Memory) -> usize {
+    MOST_CALLS_UNDER_WAY.saturating_sub(memory.lookups.under_way())
 }

@@ -31,10 +31,12 @@ impl UnderWay {
 
 /// Whether a request is to be decided again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
+pub enum Turn {
+    /// It stands as it was decided.
     No,
     /// After those that go first.
     Later,
+    /// Before the others.
     First,
 }
 
@@ -138,17 +140,30 @@ impl Live {
         }
     }
 
-    /// The next that is to be decided again; it is its turn no more.
-    pub fn take_next(&mut self) -> Option<u32> {
+    /// The next that is to be decided again, and what turn it had; it is its turn no more.
+    pub fn take_next(&mut self) -> Option<(u32, Turn)> {
         while let Some(context) = self.first.pop_front().or_else(|| self.later.pop_front()) {
             if let Some(one) = self.streams.get_mut(&context)
                 && one.turn != Turn::No
             {
-                one.turn = Turn::No;
-                return Some(context);
+                let turn = std::mem::replace(&mut one.turn, Turn::No);
+                return Some((context, turn));
             }
         }
         None
+    }
+
+    /// It could not be decided: it is to be again, after those that wait for the same turn.
+    pub fn queue_again(&mut self, context: u32, turn: Turn) {
+        let queue = match turn {
+            Turn::No => return,
+            Turn::Later => &mut self.later,
+            Turn::First => &mut self.first,
+        };
+        if let Some(one) = self.streams.get_mut(&context) {
+            one.turn = turn;
+            queue.push_back(context);
+        }
     }
 
     /// How many there are.

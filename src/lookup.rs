@@ -54,6 +54,8 @@ struct Flight {
     /// The context that made the call, and without which its answer is lost.
     caller: Option<u32>,
     overdue: Timestamp,
+    /// Whether the call is for requests under way alone.
+    under_way: bool,
     waiters: Vec<Waiter>,
     waiting: Count,
 }
@@ -139,6 +141,7 @@ pub struct Lookups {
     tokens: HashMap<u32, DeviceId>,
     paused: HashMap<u32, DeviceId>,
     waiting: Count,
+    under_way: usize,
 }
 
 impl Lookups {
@@ -150,7 +153,19 @@ impl Lookups {
             tokens: HashMap::new(),
             paused: HashMap::new(),
             waiting: Count::default(),
+            under_way: 0,
         }
+    }
+
+    /// How many calls are open for requests under way alone.
+    pub const fn under_way(&self) -> usize {
+        self.under_way
+    }
+
+    /// Whether a call for `device` is open, so that whoever joins makes none.
+    pub fn is_open(&self, device: &DeviceId) -> bool {
+        let flight = self.flights.get(device);
+        flight.is_some_and(|flight| flight.token.is_some())
     }
 
     /// Lets `waiter` wait for `device`.
@@ -169,6 +184,7 @@ impl Lookups {
                 token: None,
                 caller: None,
                 overdue: Timestamp::MAX,
+                under_way: false,
                 waiters: Vec::new(),
                 waiting: Count::default(),
             });
@@ -198,6 +214,11 @@ impl Lookups {
             flight.token = Some(token);
             flight.caller = Some(caller);
             flight.overdue = now.after(timeout).after(GRACE);
+            let mut waits = flight.waiters.iter().map(|waiter| waiter.wait);
+            flight.under_way = waits.all(|wait| wait == Wait::UnderWay);
+            if flight.under_way {
+                self.under_way = self.under_way.saturating_add(1);
+            }
             self.tokens.insert(token, device.clone());
         }
     }
@@ -214,6 +235,9 @@ impl Lookups {
         };
         if let Some(token) = flight.token {
             self.tokens.remove(&token);
+            if flight.under_way {
+                self.under_way = self.under_way.saturating_sub(1);
+            }
         }
         for waiter in &flight.waiters {
             if waiter.wait == Wait::Paused {
@@ -277,12 +301,15 @@ impl Lookups {
             self.waiting.take(before);
             self.waiting.put_back(flight.waiting);
         }
-        let tokens = &mut self.tokens;
+        let (tokens, under_way) = (&mut self.tokens, &mut self.under_way);
         self.flights.retain(|_, flight| {
             if flight.caller == Some(context) {
                 flight.caller = None;
                 if let Some(token) = flight.token.take() {
                     tokens.remove(&token);
+                    if flight.under_way {
+                        *under_way = under_way.saturating_sub(1);
+                    }
                 }
             }
             flight.token.is_some() || !flight.waiters.is_empty()

@@ -207,3 +207,111 @@ fn who_comes_and_goes_leaves_no_more_calls_behind_than_who_waits() {
     assert!(edge.guard.request(&request).is_forwarded());
     assert!(edge.lookups().is_empty());
 }
+
+/// Event streams of so many devices, let in by lookups on demand. The registry's cluster takes 32 calls
+/// at once.
+fn let_in_on_demand(count: usize) -> (Edge, Vec<StreamId>) {
+    let mut edge = Edge::set_up(Setup {
+        preload: false,
+        capacity: 20_000,
+        guard: json!({
+            "bindings": {"preload": false},
+            "registry": {"cluster": "registry", "authority": "registry.example"},
+        }),
+        ..Setup::default()
+    });
+    edge.settle();
+    edge.guard.host().most_calls(32);
+    let mut streams = Vec::new();
+    for number in 0..count {
+        edge.registry.put(&binding(&device(number), "active"));
+        let path = format!("/v1/devices/{}/events", device(number));
+        let request = FakeRequest::new("GET", &path);
+        let request = request.token("medbind", "https://login.example", "acc-1");
+        streams.push(edge.guard.send(&request));
+        let call = edge.lookups().pop().unwrap();
+        edge.answer_lookup(&call);
+    }
+    assert_eq!(edge.guard.root().guard().unwrap().under_way(), count);
+    (edge, streams)
+}
+
+/// The synchroniser follows another history from now on, of which the cache holds nothing yet.
+fn change_history(edge: &mut Edge) {
+    edge.registry.restore();
+    edge.world.pass(seconds(1));
+    edge.sync.tick();
+    for call in edge.sync.host().calls() {
+        edge.sync.answer(&call, Some(410), b"{}");
+    }
+    for _ in 0..20 {
+        edge.world.pass(seconds(1));
+        edge.sync.tick();
+        for call in edge.sync.host().calls() {
+            let body = edge.registry.feed(&call.path, edge.world.now());
+            edge.sync.answer(&call, Some(200), &body);
+        }
+    }
+}
+
+#[test]
+fn where_the_registry_is_another_each_is_asked_about_in_its_turn_and_none_is_cut_for_waiting() {
+    let (mut edge, streams) = let_in_on_demand(2_000);
+    let suspended = device(1_999);
+    edge.registry.put(&binding(&suspended, "suspended"));
+    change_history(&mut edge);
+    let mut asked = BTreeSet::new();
+    let mut ticks = 0;
+    loop {
+        edge.guard.tick();
+        ticks += 1;
+        let open = edge.lookups();
+        if open.is_empty() {
+            break;
+        }
+        // As many as a registry answers within a tick.
+        for _ in 0..20 {
+            let open = edge.lookups();
+            assert!(open.len() <= 16, "{}", open.len());
+            for call in open {
+                assert!(asked.insert(call.path.clone()), "{} again", call.path);
+                edge.answer_lookup(&call);
+            }
+        }
+    }
+    assert_eq!(asked.len(), 2_000);
+    assert!(ticks <= 10, "an answer makes room at once: {ticks}");
+    for (number, stream) in streams.iter().enumerate() {
+        let fate = edge.guard.fate(*stream);
+        assert_eq!(fate == Fate::Reset, device(number) == suspended, "{number}");
+    }
+}
+
+#[test]
+fn a_request_under_way_is_not_cut_where_others_have_taken_all_calls_for_a_while() {
+    let (mut edge, streams) = let_in_on_demand(100);
+    change_history(&mut edge);
+    // Requests of new devices come before the guard's next tick.
+    for number in 0..32 {
+        let path = format!("/v1/devices/acme:NEW{number}/events");
+        let certificate = edge.maker.device(&format!("NEW{number}"));
+        let request = FakeRequest::new("GET", &path).certificate(&certificate);
+        let new = edge.guard.send(&request);
+        assert_eq!(edge.guard.fate(new), Fate::Paused);
+    }
+    let open = edge.lookups();
+    assert_eq!(open.len(), 32);
+    for _ in 0..5 {
+        edge.guard.tick();
+    }
+    for call in open {
+        edge.answer_lookup(&call);
+    }
+    edge.guard.tick();
+    while let Some(call) = edge.lookups().pop() {
+        edge.answer_lookup(&call);
+    }
+    for stream in streams {
+        assert!(edge.guard.fate(stream).is_forwarded());
+    }
+}

@@ -169,6 +169,7 @@ struct WorkerState {
     next_token: Cell<u32>,
     answer: RefCell<Option<(u16, Vec<u8>)>>,
     dead_clusters: RefCell<BTreeSet<String>>,
+    most_calls: Cell<usize>,
     log: RefCell<Vec<(LogLevel, String)>>,
     failing: RefCell<BTreeSet<HostCall>>,
     foreign: RefCell<Option<Foreign>>,
@@ -190,6 +191,7 @@ impl FakeHost {
             next_token: Cell::new(1),
             answer: RefCell::default(),
             dead_clusters: RefCell::default(),
+            most_calls: Cell::new(usize::MAX),
             log: RefCell::default(),
             failing: RefCell::default(),
             foreign: RefCell::default(),
@@ -217,6 +219,11 @@ impl FakeHost {
     /// Calls to this cluster are refused at once, as for one that does not exist.
     pub fn no_such_cluster(&self, cluster: &str) {
         self.0.dead_clusters.borrow_mut().insert(cluster.to_owned());
+    }
+
+    /// Calls are refused at once where so many are open, as by the circuit breaker of a cluster.
+    pub fn most_calls(&self, most: usize) {
+        self.0.most_calls.set(most);
     }
 
     /// Offers foreign functions; without it there are none.
@@ -400,6 +407,9 @@ impl Host for FakeHost {
         self.call(HostCall::Get)?;
         if self.0.dead_clusters.borrow().contains(cluster) {
             return Err(HostError::Status(2));
+        }
+        if self.0.calls.borrow().len() >= self.0.most_calls.get() {
+            return Err(HostError::Status(10));
         }
         let token = self.0.next_token.replace(self.0.next_token.get() + 1);
         self.0.calls.borrow_mut().push(FakeCall {

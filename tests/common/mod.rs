@@ -77,6 +77,7 @@ impl Maker {
 pub struct Registry {
     records: BTreeMap<String, Binding>,
     revision: u64,
+    restored: u32,
 }
 
 impl Registry {
@@ -97,9 +98,14 @@ impl Registry {
         self.records.remove(device);
     }
 
+    /// From now on it is one of another history, with the same records.
+    pub fn restore(&mut self) {
+        self.restored += 1;
+    }
+
     fn answer(&self, records: &[&Binding], now: Timestamp) -> Vec<u8> {
         let header = FeedHeader {
-            feed: "history-1".parse().unwrap(),
+            feed: format!("history-{}", 1 + self.restored).parse().unwrap(),
             version: FEED_VERSION,
             cursor: format!("c{}", self.revision).parse().unwrap(),
             more: false,
