@@ -12,7 +12,7 @@ use crate::synchronise::Runner;
 
 /// A root context.
 #[derive(Debug)]
-pub struct Root<H> {
+pub struct Root<H: Host> {
     host: H,
     id: u32,
     guard: Option<Rc<Guard<H>>>,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use medbind_core::cache::{Cache, Candidate, RegistryAddress};
+use medbind_core::cache::{Cache, Candidate, RegistryAddress, draw_number};
 use medbind_core::config::{BindingsConfig, RegistryConfig};
 use medbind_core::sync::{
     FetchId, SyncAction, SyncLogLevel, SyncResponse, SyncSettings, Synchroniser,
@@ -12,15 +12,12 @@ use crate::bindings::Shared;
 use crate::host::{CallAnswer, Host, HostError, LogLevel};
 use crate::telemetry::SyncMetrics;
 
-/// Counts the synchronisers of this Envoy: no two take each other for themselves, and the newer of
-/// two configurations is known.
-const COUNTER: &str = "mb1/n";
 /// More calls than this are never under way: older ones were lost.
 const MOST_CALLS: usize = 8;
 
 /// A synchroniser in a root context.
 #[derive(Debug)]
-pub struct Runner<H> {
+pub struct Runner<H: Host> {
     host: H,
     registry: RegistryConfig,
     synchroniser: Synchroniser,
@@ -46,9 +43,10 @@ impl<H: Host> Runner<H> {
             bindings.capacity,
             bindings.max_stale,
         );
-        let number = number(&host);
+        let clock = host.nanoseconds();
+        let number = draw_number(&Shared(&host), clock);
         // No other has the same, also where two begin in the same nanosecond.
-        let seed = host.nanoseconds() ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let seed = clock ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         Self {
             registry: registry.clone(),
             synchroniser: Synchroniser::new(settings, seed, number),
@@ -168,24 +166,10 @@ impl<H: Host> Runner<H> {
     }
 }
 
-/// The number of this synchroniser among those of this Envoy, in the order in which they begin.
-fn number(host: &impl Host) -> u64 {
-    let mut count = 0;
-    for _ in 0..64 {
-        let read = host.shared_data(COUNTER).ok().flatten();
-        let before = read.as_ref().and_then(|(octets, _)| {
-            let octets: [u8; 8] = octets.as_slice().try_into().ok()?;
-            Some(u64::from_le_bytes(octets))
-        });
-        count = before.unwrap_or(0).wrapping_add(1);
-        // An absent key takes any number; one that somebody else has just made does not take this.
-        let cas = read.map_or(u32::MAX, |(_, cas)| cas);
-        if host
-            .set_shared_data(COUNTER, &count.to_le_bytes(), Some(cas))
-            .is_ok()
-        {
-            break;
-        }
+impl<H: Host> Drop for Runner<H> {
+    /// Its root context is gone, or has another configuration: in order, since nothing of a VM that
+    /// has trapped is dropped.
+    fn drop(&mut self) {
+        self.synchroniser.end(&Shared(&self.host));
     }
-    count
 }

@@ -10,31 +10,60 @@ use serde_json::json;
 
 struct Fleet {
     world: World,
+    maker: Maker,
     registry: Registry,
+    threads: usize,
     workers: Vec<FakeEnvoy>,
     certificate: Vec<u8>,
 }
 
 impl Fleet {
-    fn new(count: usize) -> Self {
-        let world = World::at(start());
+    fn new(threads: usize) -> Self {
         let maker = Maker::new("Acme Device CA");
-        let mut settings = guard_settings();
-        settings["issuers"] = json!([{
-            "namespace": "acme",
-            "certificates": [maker.pem()],
-            "identity": [{"source": "subject.serial_number"}],
-        }]);
-        settings["registry"] = json!({"cluster": "registry", "authority": "registry.example"});
-        let worker = |_| FakeEnvoy::start(&world, &settings.to_string()).unwrap();
         let mut registry = Registry::default();
         registry.put(&binding("acme:SN1", "active"));
-        Self {
-            workers: (0..count).map(worker).collect(),
+        let mut fleet = Self {
+            threads,
+            workers: Vec::new(),
             certificate: maker.device("SN1"),
-            world,
+            world: World::at(start()),
+            maker,
             registry,
+        };
+        fleet.deploy(&fleet.at("registry", 1));
+        fleet
+    }
+
+    /// A configuration with its registry at this cluster, and something else that is no matter of the
+    /// synchroniser's.
+    fn at(&self, cluster: &str, other: u32) -> String {
+        let mut settings = guard_settings();
+        settings["registry"] = json!({"cluster": cluster, "authority": "registry.example"});
+        settings["issuers"] = json!([{
+            "namespace": "acme",
+            "certificates": [self.maker.pem()],
+            "identity": [{"source": "subject.serial_number"}],
+        }]);
+        settings["bindings"]["max_waiting"] = json!(1_000 + other);
+        settings.to_string()
+    }
+
+    /// The host gets this configuration, and keeps those before, their ticks too, for as long as
+    /// requests are under way that they let in. Where one with the same octets is still there, it
+    /// goes on with that one and tells it nothing.
+    fn deploy(&mut self, configuration: &str) {
+        let workers = self.workers.iter();
+        let there = workers.filter(|worker| worker.is_configured_by(configuration));
+        for _ in there.count()..self.threads {
+            let worker = FakeEnvoy::start(&self.world, configuration).unwrap();
+            self.workers.push(worker);
         }
+    }
+
+    /// What all other configurations have let in is over.
+    fn drain_all_but(&mut self, configuration: &str) {
+        self.workers
+            .retain(|worker| worker.is_configured_by(configuration));
     }
 
     /// Every worker ticks for so long; the registry answers whoever asks.
@@ -89,7 +118,7 @@ fn one_worker_synchronises_for_all_and_another_takes_over() {
     }
     assert_eq!(edge.world.metric("medbind_bindings"), 1);
     // It traps, and does not come back.
-    edge.workers.remove(leaders[0]);
+    edge.workers.remove(leaders[0]).trap();
     edge.registry.put(&binding("acme:SN1", "suspended"));
     edge.run(Duration::from_secs(12));
     assert_eq!(edge.leaders().len(), 1);
@@ -123,18 +152,6 @@ fn while_a_singleton_beats_no_worker_asks_the_registry_for_the_feed() {
     }
 }
 
-/// The configuration of a fleet's workers, with its registry at this cluster.
-fn at(cluster: &str) -> String {
-    let mut settings = guard_settings();
-    settings["registry"] = json!({"cluster": cluster, "authority": "registry.example"});
-    settings["issuers"] = json!([{
-        "namespace": "acme",
-        "certificates": [Maker::new("Acme Device CA").pem()],
-        "identity": [{"source": "subject.serial_number"}],
-    }]);
-    settings.to_string()
-}
-
 /// The clusters that the feed was asked of since it was last looked.
 fn asked(edge: &Fleet) -> Vec<String> {
     let calls = edge.workers.iter().flat_map(|worker| worker.host().calls());
@@ -150,12 +167,8 @@ fn workers_of_a_new_configuration_take_over_from_those_that_drain() {
     edge.run(Duration::from_secs(10));
     assert_eq!(edge.leaders().len(), 1);
     assert_eq!(edge.world.metric("medbind_bindings"), 1);
-    // The registry has moved. The host keeps the old configuration, its ticks too, for as long as
-    // requests are under way that it let in.
-    for _ in 0..2 {
-        let worker = FakeEnvoy::start(&edge.world, &at("registry-2")).unwrap();
-        edge.workers.push(worker);
-    }
+    // The registry has moved.
+    edge.deploy(&edge.at("registry-2", 1));
     edge.run(Duration::from_millis(200));
     let leaders = edge.leaders();
     assert_eq!(leaders.len(), 1);
@@ -166,16 +179,48 @@ fn workers_of_a_new_configuration_take_over_from_those_that_drain() {
     edge.run(Duration::from_mins(1));
     assert_eq!(edge.leaders(), leaders);
     assert_eq!(asked(&edge), ["registry-2"]);
-    // And back to the first one, which is the newest then.
-    let worker = FakeEnvoy::start(&edge.world, &at("registry")).unwrap();
-    edge.workers.push(worker);
-    edge.run(Duration::from_millis(200));
-    assert_eq!(edge.leaders(), [4]);
-    // Where the new ones go away, what is left goes on.
-    edge.workers.truncate(2);
+    // Where the new ones trap, what is left goes on.
+    for worker in edge.workers.drain(2..) {
+        worker.trap();
+    }
     edge.run(Duration::from_secs(12));
     assert_eq!(edge.leaders().len(), 1);
     assert_eq!(edge.code(0), None);
+}
+
+#[test]
+fn who_goes_back_to_a_configuration_that_still_drains_changes_an_octet_of_it() {
+    let mut edge = Fleet::new(2);
+    edge.run(Duration::from_secs(10));
+    edge.deploy(&edge.at("registry-2", 1));
+    edge.run(Duration::from_millis(200));
+    let withdrawn = edge.leaders();
+    assert!(withdrawn[0] >= 2, "{withdrawn:?}");
+    // The same octets: nothing tells the first ones that they are the newest again.
+    edge.deploy(&edge.at("registry", 1));
+    assert_eq!(edge.workers.len(), 4);
+    edge.run(Duration::from_secs(10));
+    assert_eq!(edge.leaders(), withdrawn);
+    // The way out.
+    edge.deploy(&edge.at("registry", 2));
+    edge.run(Duration::from_millis(200));
+    let leaders = edge.leaders();
+    assert!(leaders[0] >= 4, "{leaders:?}");
+    assert!(asked(&edge).contains(&"registry".to_owned()));
+}
+
+#[test]
+fn where_a_withdrawn_configuration_has_drained_the_one_before_leads_at_once() {
+    let mut edge = Fleet::new(2);
+    edge.run(Duration::from_secs(10));
+    edge.deploy(&edge.at("registry-2", 1));
+    edge.run(Duration::from_millis(200));
+    let first = edge.at("registry", 1);
+    edge.deploy(&first);
+    edge.drain_all_but(&first);
+    edge.run(Duration::from_millis(200));
+    assert_eq!(edge.leaders().len(), 1);
+    assert!(asked(&edge).contains(&"registry".to_owned()));
 }
 
 #[test]
@@ -183,19 +228,35 @@ fn the_same_configuration_once_more_takes_nothing_over() {
     let mut edge = Fleet::new(2);
     edge.run(Duration::from_secs(10));
     let leaders = edge.leaders();
-    for _ in 0..2 {
-        let worker = FakeEnvoy::start(&edge.world, &at("registry")).unwrap();
-        edge.workers.push(worker);
-    }
+    edge.deploy(&edge.at("registry", 2));
+    assert_eq!(edge.workers.len(), 4);
     edge.run(Duration::from_secs(10));
     assert_eq!(edge.leaders(), leaders);
+}
+
+#[test]
+fn where_the_leader_has_drained_another_leads_at_once() {
+    let mut edge = Fleet::new(2);
+    edge.run(Duration::from_secs(10));
+    let next = edge.at("registry", 2);
+    edge.deploy(&next);
+    edge.run(Duration::from_millis(200));
+    assert!(edge.leaders()[0] < 2);
+    edge.drain_all_but(&next);
+    edge.registry.put(&binding("acme:SN1", "suspended"));
+    edge.run(Duration::from_millis(300));
+    assert_eq!(edge.leaders().len(), 1);
+    for worker in 0..2 {
+        assert_eq!(edge.code(worker).as_deref(), Some("binding_suspended"));
+    }
 }
 
 #[test]
 fn a_root_context_that_is_configured_again_goes_by_the_new_registry() {
     let mut edge = Fleet::new(1);
     edge.run(Duration::from_secs(10));
-    assert!(edge.workers[0].configure_again(&at("registry-2")));
+    let moved = edge.at("registry-2", 1);
+    assert!(edge.workers[0].configure_again(&moved));
     edge.run(Duration::from_millis(200));
     assert_eq!(edge.leaders(), [0]);
     assert!(asked(&edge).contains(&"registry-2".to_owned()));

@@ -225,7 +225,7 @@ impl Fate {
     }
 }
 
-/// One worker with one plug-in.
+/// One worker with one plug-in. Where it is dropped, the host has let its root context go.
 pub struct FakeEnvoy {
     host: FakeHost,
     root: Root<FakeHost>,
@@ -255,11 +255,22 @@ impl FakeEnvoy {
         })
     }
 
+    /// Its VM traps, and takes with it what it holds: nothing of it ends in order.
+    pub fn trap(self) {
+        std::mem::forget(self);
+    }
+
     /// Gives the same root context another configuration; whether it takes it.
     pub fn configure_again(&mut self, configuration: &str) -> bool {
         self.host.configure(configuration.as_bytes());
         self.host.enter(ROOT);
         self.root.on_configure()
+    }
+
+    /// Whether its configuration has these octets: then a host that is given them once more goes on
+    /// with it as it is, and configures nothing.
+    pub fn is_configured_by(&self, configuration: &str) -> bool {
+        self.host.plugin_configuration() == Ok(Some(configuration.into()))
     }
 
     /// The host.

@@ -9,6 +9,8 @@ use crate::time::Timestamp;
 
 pub(super) const KEY: &str = "mb1/l";
 const VERSION: u8 = 1;
+/// The heartbeat of a lease that was given back: over by every clock.
+const GIVEN_BACK: Timestamp = Timestamp::from_unix_millis(i64::MIN);
 
 /// Where a synchroniser runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -144,7 +146,12 @@ pub fn lead(
         (Some(held), _) if !by.goes_before(held.by) => {
             return Ok(Leadership::Follower { vacant: false });
         }
-        (None, _) if !take_vacant => return Ok(Leadership::Follower { vacant: true }),
+        // What was given back is taken at once: a singleton would have gone before its holder.
+        (None, before)
+            if !take_vacant && before.is_none_or(|lease| lease.heartbeat != GIVEN_BACK) =>
+        {
+            return Ok(Leadership::Follower { vacant: true });
+        }
         (Some(_) | None, before) => {
             // A lease that was lost does not bring back a term that control has seen.
             let seen = before.map_or(0, |lease| lease.term);
@@ -163,6 +170,23 @@ pub fn lead(
         Ok(()) => Ok(Leadership::Leader { term }),
         Err(SharedDataError::CasMismatch) => Ok(Leadership::Follower { vacant: false }),
         Err(SharedDataError::Host) => Err(CacheError::Host),
+    }
+}
+
+/// Gives the lease back, where `by` holds it: another takes it at its next tick, and does not wait for
+/// it to run out. Where that cannot be written, it runs out.
+pub fn give_back(store: &dyn SharedData, by: Candidacy) {
+    let Ok(Some((octets, cas))) = store.get(KEY) else {
+        return;
+    };
+    if let Ok(lease) = Lease::decode(&octets)
+        && lease.by.owner == by.owner
+    {
+        let lease = Lease {
+            heartbeat: GIVEN_BACK,
+            ..lease
+        };
+        let _ = store.set(KEY, &lease.encode(), Some(cas_of(Some(&(octets, cas)))));
     }
 }
 
@@ -296,6 +320,24 @@ mod tests {
         let run = |take| lead(&store, by(1, Candidate::Worker), at(0), TIMEOUT, take).unwrap();
         assert_eq!(run(false), Leadership::Follower { vacant: true });
         assert_eq!(run(true), Leadership::Leader { term: 1 });
+    }
+
+    #[test]
+    fn what_is_given_back_is_taken_at_once_and_only_by_its_holder_given() {
+        let store = MemorySharedData::new();
+        let run = |owner, take| {
+            let by = by(owner, Candidate::Worker);
+            lead(&store, by, at(0), TIMEOUT, take).unwrap()
+        };
+        assert_eq!(run(1, true), Leadership::Leader { term: 1 });
+        give_back(&store, by(2, Candidate::Worker));
+        assert_eq!(run(2, false), Leadership::Follower { vacant: false });
+        give_back(&store, by(1, Candidate::Worker));
+        assert_eq!(run(2, false), Leadership::Leader { term: 2 });
+        // It was given back once.
+        assert_eq!(run(1, true), Leadership::Follower { vacant: false });
+        give_back(&store, by(1, Candidate::Worker));
+        assert_eq!(run(2, false), Leadership::Leader { term: 2 });
     }
 
     #[test]

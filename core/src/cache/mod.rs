@@ -3,6 +3,7 @@
 //! | key | value |
 //! | --- | --- |
 //! | `mb1/l` | the leader's lease ([`lease`]) |
+//! | `mb1/n` | the number of the synchroniser that began last ([`number`]) |
 //! | `mb1/c` | the control record ([`Control`]): which history answers, how far it is read, how fresh |
 //! | `mb1/b<n>` | a bucket ([`bucket`]): the records of the devices whose hash leads there |
 //!
@@ -39,6 +40,7 @@ mod control;
 mod heard;
 mod lease;
 mod memory;
+mod number;
 mod read;
 mod record;
 mod shared_data;
@@ -47,8 +49,9 @@ mod write;
 pub use changes::{Buckets, Changed, Changes};
 pub use control::{Control, History, MAX_REGISTRY_NAME_OCTETS, RegistryAddress};
 pub use heard::Heard;
-pub use lease::{Candidacy, Candidate, Leadership, lead};
+pub use lease::{Candidacy, Candidate, Leadership, give_back, lead};
 pub use memory::MemorySharedData;
+pub use number::draw_number;
 pub use read::{Cache, CacheAnswer, Kept, View};
 pub use shared_data::{CacheError, SharedData, SharedDataError};
 pub use write::{Applied, Swept, Writer};

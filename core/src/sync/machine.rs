@@ -4,7 +4,8 @@ use super::progress::{Outcome, Page, Step, record_step};
 use super::random::Random;
 use super::settings::{FetchId, SyncAction, SyncLogLevel, SyncResponse, SyncSettings};
 use crate::cache::{
-    CacheError, Candidacy, Candidate, Control, History, Leadership, SharedData, Writer, lead,
+    CacheError, Candidacy, Candidate, Control, History, Leadership, SharedData, Writer, give_back,
+    lead,
 };
 use crate::feed::{Cursor, FeedError, FeedPage, history_of};
 use crate::latest::{Latest, STEP_BACK_TOLERANCE};
@@ -142,6 +143,13 @@ impl Synchroniser {
     /// Whether it leads.
     pub const fn is_leader(&self) -> bool {
         self.leading.is_some()
+    }
+
+    /// It ends: where it leads, another may at once.
+    pub fn end(&mut self, store: &dyn SharedData) {
+        if self.leading.take().is_some() {
+            give_back(store, self.candidacy);
+        }
     }
 
     /// Time has passed: keeps or takes the lease, goes on with what is under way, asks for more.
