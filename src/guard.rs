@@ -280,7 +280,7 @@ impl<H: Host> Guard<H> {
                 cut.extend(self.answered(&mut memory, &device, Some(&failed), now));
             }
         }
-        for device in memory.lookups.overdue(now) {
+        for device in memory.lookups.overdue(now, TICK) {
             let failed = Lookup::Failed(LookupFailure::Timeout);
             cut.extend(self.answered(&mut memory, &device, Some(&failed), now));
         }

@@ -54,6 +54,8 @@ struct Flight {
     /// The context that made the call, and without which its answer is lost.
     caller: Option<u32>,
     overdue: Timestamp,
+    /// What is left until then by ticks: a clock that is set back moves `overdue` away.
+    left: Duration,
     /// Whether the call is for requests under way alone.
     under_way: bool,
     waiters: Vec<Waiter>,
@@ -184,6 +186,7 @@ impl Lookups {
                 token: None,
                 caller: None,
                 overdue: Timestamp::MAX,
+                left: Duration::ZERO,
                 under_way: false,
                 waiters: Vec::new(),
                 waiting: Count::default(),
@@ -213,7 +216,8 @@ impl Lookups {
         if let Some(flight) = self.flights.get_mut(device) {
             flight.token = Some(token);
             flight.caller = Some(caller);
-            flight.overdue = now.after(timeout).after(GRACE);
+            flight.left = timeout.saturating_add(GRACE);
+            flight.overdue = now.after(flight.left);
             let mut waits = flight.waiters.iter().map(|waiter| waiter.wait);
             flight.under_way = waits.all(|wait| wait == Wait::UnderWay);
             if flight.under_way {
@@ -325,13 +329,17 @@ impl Lookups {
         orphans.map(|(device, _)| device.clone()).collect()
     }
 
-    /// The devices whose call has said nothing long past its deadline.
-    pub fn overdue(&self, now: Timestamp) -> Vec<DeviceId> {
-        let overdue = self
-            .flights
-            .iter()
-            .filter(|(_, flight)| flight.token.is_some() && flight.overdue < now);
-        overdue.map(|(device, _)| device.clone()).collect()
+    /// A tick, `period` after the last one. Gives the devices whose call has said nothing long past its
+    /// deadline, by the clock or by the ticks.
+    pub fn overdue(&mut self, now: Timestamp, period: Duration) -> Vec<DeviceId> {
+        let mut overdue = Vec::new();
+        for (device, flight) in &mut self.flights {
+            if flight.token.is_some() && (flight.overdue < now || flight.left.is_zero()) {
+                overdue.push(device.clone());
+            }
+            flight.left = flight.left.saturating_sub(period);
+        }
+        overdue
     }
 
     /// Whether nobody waits.
@@ -571,7 +579,13 @@ mod tests {
         let a = device("a");
         lookups.join(&a, paused(2));
         lookups.called(&a, 7, 2, at(0), TIMEOUT);
-        assert!(lookups.overdue(at(1_050)).is_empty());
-        assert_eq!(lookups.overdue(at(1_051)), [a]);
+        let period = Duration::from_millis(100);
+        assert!(lookups.overdue(at(1_050), period).is_empty());
+        assert_eq!(lookups.overdue(at(1_051), period), std::slice::from_ref(&a));
+        // 1,050 ms by the ticks, two of which have passed, and the part of one before the first.
+        for tick in 3..=11 {
+            assert!(lookups.overdue(at(-9_000), period).is_empty(), "{tick}");
+        }
+        assert_eq!(lookups.overdue(at(-9_000), period), [a]);
     }
 }

@@ -4,7 +4,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Edge, Setup, binding, pseudonym_key, reading, seconds};
+use common::{Edge, Setup, binding, pseudonym_key, reading, seconds, start};
+use medbind_core::time::Timestamp;
 use medbind_filter::host::{HostError, LogLevel};
 use medbind_filter::testing::{FakeEnvoy, FakeRequest, Fate, HostCall, StreamId, World, pem};
 use serde_json::json;
@@ -780,6 +781,24 @@ fn however_many_wait_a_healthy_request_under_way_is_not_cut() {
     edge.answer_lookup(&own);
     assert!(edge.guard.fate(stream).is_forwarded());
     assert_eq!(edge.guard.root().guard().unwrap().under_way(), 2);
+}
+
+#[test]
+fn a_call_about_which_the_host_says_nothing_is_given_up_whatever_the_clock_does() {
+    let mut edge = on_demand();
+    let stream = edge
+        .guard
+        .send(&reading().certificate(&edge.maker.device("SN1")));
+    let back = start().unix_millis() - 3_600_000;
+    edge.world.set_now(Timestamp::from_unix_millis(back));
+    // 80 ms, the second that is waited beyond that, and what is left of a tick.
+    for tick in 1..=12 {
+        assert_eq!(edge.guard.fate(stream), Fate::Paused, "{tick}");
+        edge.world.pass(Duration::from_millis(100));
+        edge.guard.tick();
+    }
+    let code = edge.guard.fate(stream).code();
+    assert!(code.is_some(), "it waits still");
 }
 
 #[test]
