@@ -226,6 +226,7 @@ struct Walk {
     /// What a person copies: the word in the document, and what stands for it here.
     copied: Vec<(&'static str, String)>,
     running: Vec<Process>,
+    envoy: Option<Process>,
     service: Option<Upstream>,
     path: String,
     // Once nobody uses them any more.
@@ -260,6 +261,7 @@ impl Walk {
             environment: Vec::new(),
             copied: Vec::new(),
             running: Vec::new(),
+            envoy: None,
             service: None,
             path: format!("{}:{path}", bin.display()),
             shared: HotRestart::new(),
@@ -411,7 +413,17 @@ impl Walk {
             .meanwhile(ready)
             .await
             .with_context(|| process.stderr.tail(20))?;
-        self.running.push(process);
+        if !command.starts_with("envoy ") {
+            self.running.push(process);
+            return Ok(());
+        }
+        if let Some(mut before) = self.envoy.replace(process) {
+            until("the Envoy before it ends", LIMIT, || {
+                let ended = before.ended();
+                async move { ended }
+            })
+            .await?;
+        }
         Ok(())
     }
 
