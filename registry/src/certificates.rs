@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use medbind_core::time::Timestamp;
 
 use crate::data_dir::{DataDirError, Made};
-use crate::files::read;
+use crate::files::{read, sync_directory, write_private_file};
 use crate::pki::{
     self, CA_NEAR_EXPIRY, CERTIFICATE_FILE, CertificateAuthority, CertificateFacts, Credentials,
     KEY_FILE, LEAF_VALIDITY, NEAR_EXPIRY, PkiError, PrivateKeyPem, Purpose,
@@ -18,6 +18,11 @@ const CA_DIR: &str = "infra-ca";
 const SERVER_DIR: &str = "server";
 /// All directories of certificates and keys.
 pub(crate) const DIRECTORIES: [&str; 4] = [CA_DIR, SERVER_DIR, "edge", "operator"];
+/// This file is there from before the CA is made until everything is: a first start that was cut
+/// off is ended by the next. Once it is gone, a client that is not here was moved to where it is
+/// used.
+const FIRST_START: &str = "first-start";
+
 /// A client that a first start makes.
 struct Client {
     what: &'static str,
@@ -214,6 +219,7 @@ impl Certificates {
     ) -> Result<Vec<Made>, DataDirError> {
         let mut made = Vec::new();
         let (ca_dir, server) = (self.ca_dir(), self.dir.join(SERVER_DIR));
+        let marker = self.dir.join(FIRST_START);
         if !ca_dir.exists() {
             let dirs = [SERVER_DIR]
                 .into_iter()
@@ -221,45 +227,66 @@ impl Certificates {
             if dirs.into_iter().any(|dir| self.dir.join(dir).exists()) {
                 return Err(DataDirError::CaMissing(ca_dir.join(CERTIFICATE_FILE)));
             }
+            if !marker.exists() {
+                write_private_file(&marker, b"")?;
+                sync_directory(&self.dir)?;
+            }
             CertificateAuthority::generate("medbind infrastructure CA", now)?.save(&ca_dir)?;
             made.push(Made {
                 what: "infrastructure CA",
                 path: ca_dir.clone(),
             });
         }
-        // The server's comes last: where it stands, the first start has made all, and a client that
-        // is not here was moved to where it is used.
-        if server.exists() {
+        let first = marker.exists();
+        if server.exists() && !first {
             return Ok(made);
         }
-        let Some(ca) = self.authority()? else {
-            return Err(DataDirError::NoCaKey {
-                missing: server,
-                key: ca_dir.join(KEY_FILE),
-            });
-        };
         let mut wanted = Vec::new();
         for Client { what, dir, role } in CLIENTS {
-            let name = dir.parse().map_err(|error: NameError| PkiError::Parse {
-                what: "a role's name",
-                why: error.to_string(),
-            })?;
-            wanted.push((what, dir, Purpose::Client(role(name))));
-        }
-        wanted.push((
-            "server certificate and key",
-            SERVER_DIR,
-            Purpose::Server(self.names.clone()),
-        ));
-        for (what, name, purpose) in wanted {
-            let dir = self.dir.join(name);
-            if dir.exists() {
+            let path = self.dir.join(dir);
+            if path.exists() {
                 continue;
             }
-            let new = ca.issue(&purpose, now, LEAF_VALIDITY)?;
-            new.save(&dir)?;
-            warnings.extend(self.shortened(&new, &dir));
-            made.push(Made { what, path: dir });
+            if first {
+                let name = dir.parse().map_err(|error: NameError| PkiError::Parse {
+                    what: "a role's name",
+                    why: error.to_string(),
+                })?;
+                wanted.push((what, path, Purpose::Client(role(name))));
+            } else {
+                warnings.push(format!(
+                    "{path} is not here, and the first start alone makes it: where it was not moved \
+                     to where it is used, medbind ca issue {path} --{dir} {dir} --ca {ca}",
+                    path = path.display(),
+                    ca = ca_dir.display()
+                ));
+            }
+        }
+        if !server.exists() {
+            let purpose = Purpose::Server(self.names.clone());
+            wanted.push(("server certificate and key", server, purpose));
+        }
+        if let Some((_, missing, _)) = wanted.first() {
+            let Some(ca) = self.authority()? else {
+                return Err(DataDirError::NoCaKey {
+                    missing: missing.clone(),
+                    key: ca_dir.join(KEY_FILE),
+                });
+            };
+            for (what, path, purpose) in wanted {
+                let new = ca.issue(&purpose, now, LEAF_VALIDITY)?;
+                new.save(&path)?;
+                warnings.extend(self.shortened(&new, &path));
+                made.push(Made { what, path });
+            }
+        }
+        if first {
+            fs::remove_file(&marker).map_err(|source| PkiError::File {
+                doing: "remove",
+                path: marker,
+                source,
+            })?;
+            sync_directory(&self.dir)?;
         }
         Ok(made)
     }
@@ -453,23 +480,58 @@ mod tests {
     fn a_first_start_that_was_cut_off_is_ended_by_the_next() {
         let scratch = tempfile::tempdir().unwrap();
         let dir = Certificates::new(scratch.path(), &names(&NAMES));
+        let marker = scratch.path().join(FIRST_START);
         dir.start(now()).unwrap();
-        for (lost, made) in [
-            (&["server"][..], &["server"][..]),
-            (&["server", "operator"], &["operator", "server"]),
-            (
-                &["server", "operator", "edge"],
-                &["edge", "operator", "server"],
-            ),
+        assert!(!marker.exists());
+        for lost in [
+            &["infra-ca", "edge", "operator", "server"][..],
+            &["edge", "operator", "server"],
+            &["operator", "server"],
+            &["server"],
+            &["edge", "operator"],
+            &[],
         ] {
             for name in lost {
                 fs::remove_dir_all(scratch.path().join(name)).unwrap();
             }
+            fs::write(&marker, "").unwrap();
             let started = dir.start(now()).unwrap();
             let found: Vec<_> = started.made.into_iter().map(|made| made.path).collect();
-            let made: Vec<_> = made.iter().map(|name| scratch.path().join(name)).collect();
-            assert_eq!(found, made);
+            let made: Vec<_> = lost.iter().map(|name| scratch.path().join(name)).collect();
+            assert_eq!((found, started.warnings), (made, vec![]));
+            assert!(!marker.exists());
         }
+        // Without the CA's key it cannot be ended, and is not taken for ended.
+        fs::remove_file(scratch.path().join("infra-ca/key.pem")).unwrap();
+        fs::remove_dir_all(scratch.path().join("operator")).unwrap();
+        fs::write(&marker, "").unwrap();
+        let error = dir.start(now()).unwrap_err();
+        let operator = scratch.path().join("operator");
+        assert!(
+            matches!(&error, DataDirError::NoCaKey { missing, .. } if *missing == operator),
+            "{error}"
+        );
+        assert!(marker.exists());
+    }
+
+    #[test]
+    fn a_server_that_was_moved_away_is_made_again_alone_and_the_others_are_named() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = Certificates::new(scratch.path(), &names(&NAMES));
+        dir.start(now()).unwrap();
+        for name in ["edge", "operator", "server"] {
+            fs::remove_dir_all(scratch.path().join(name)).unwrap();
+        }
+        let started = dir.start(now()).unwrap();
+        let found: Vec<_> = started.made.into_iter().map(|made| made.path).collect();
+        assert_eq!(found, [scratch.path().join("server")]);
+        for (warning, role) in started.warnings.iter().zip(["edge", "operator"]) {
+            let path = scratch.path().join(role);
+            let command = format!("medbind ca issue {} --{role} {role} --ca ", path.display());
+            assert!(warning.contains(&command), "{warning}");
+        }
+        assert_eq!(started.warnings.len(), 2);
+        assert_eq!(dir.start(now()).unwrap().warnings, Vec::<String>::new());
     }
 
     #[test]
