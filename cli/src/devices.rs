@@ -132,7 +132,11 @@ pub async fn pin(args: &PinArgs, global: &Global) -> Outcome {
         pins.push(certificate.pin());
     }
     let path = device_path(&args.device, "pins");
-    let request = registry.with_json(Method::PUT, &path, &json!({ "pins": pins }));
+    let mut body = json!({ "pins": pins });
+    if let Some(reason) = &args.reason {
+        body["reason"] = json!(reason);
+    }
+    let request = registry.with_json(Method::PUT, &path, &body);
     let record = registry.json(request).await?;
     show_change(global, "pinned", &record);
     Ok(ExitCode::SUCCESS)

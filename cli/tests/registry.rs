@@ -126,8 +126,14 @@ fn a_device_from_its_making_to_its_end() {
     let other = ["pin", "acme:SN1", "--pin", &"ab".repeat(32)];
     desk.run(&other).ended_with(0);
     assert_eq!(explained(1), "certificate_not_allowed");
-    let none = ["pin", "acme:SN1", "--none", "--json"];
+    let none = ["pin", "acme:SN1", "--none", "--reason", "new key", "--json"];
     assert_eq!(desk.run(&none).ended_with(0).json()["pins"], json!([]));
+    let audit = ["audit", "--limit", "1", "--json"];
+    let last = desk.run(&audit).ended_with(0).json();
+    assert_eq!(
+        (&last["action"], &last["reason"]),
+        (&json!("pin"), &json!("new key"))
+    );
 
     let released = desk
         .run(&["release", "acme:SN1", "--json"])

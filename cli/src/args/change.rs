@@ -119,4 +119,7 @@ pub struct PinArgs {
     /// Remove all pins
     #[arg(long, conflicts_with_all = ["pins", "certificates"])]
     pub none: bool,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
 }

@@ -172,7 +172,7 @@ pub enum Command {
         long_about = "Tie a device to its public keys: with pins, no other key is let in, whoever signed it.\n\nA pin is the SHA-256 of the subject public key info, 64 lower-case hex digits; --certificate works it out. The pins given replace those that were there; --none removes them all."
     )]
     #[command(
-        after_long_help = "Examples:\n  medbind pin acme:SN1 --certificate devices/SN1/cert.pem\n  medbind pin acme:SN1 --pin 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\n  medbind pin acme:SN1 --none"
+        after_long_help = "Examples:\n  medbind pin acme:SN1 --certificate devices/SN1/cert.pem\n  medbind pin acme:SN1 --pin 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\n  medbind pin acme:SN1 --none --reason \"new key\""
     )]
     Pin(PinArgs),
     /// Show one device
