@@ -47,7 +47,7 @@ impl Workshop {
             Err(TryLockError::WouldBlock) => return Err(busy(out)),
         }
         let place = Place::take(&out.join(MAKING)).map_err(failed)?;
-        place.tidy_up(alone).map_err(failed)?;
+        place.tidy_up(alone)?;
         Ok(Self {
             out: out.to_owned(),
             place,
@@ -138,20 +138,30 @@ impl Place {
         Err(ErrorKind::ResourceBusy.into())
     }
 
-    /// Removes what was left by those who were interrupted.
-    fn tidy_up(&self, alone: bool) -> io::Result<()> {
-        for entry in fs::read_dir(&self.making)? {
-            let path = entry?.path();
+    /// Removes what was left by those who were interrupted. What is no directory is not ours, such
+    /// as a file manager's notes.
+    fn tidy_up(&self, alone: bool) -> Result<(), Failure> {
+        let failed = |error| Failure::unwritable(&self.making, &error);
+        for entry in fs::read_dir(&self.making).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let path = entry.path();
             if path == self.path {
                 continue;
             }
-            let gone = File::open(&path).and_then(|left| match left.try_lock() {
-                Ok(()) => fs::remove_dir_all(&path),
-                Err(TryLockError::Error(_)) if alone => fs::remove_dir_all(&path),
-                Err(TryLockError::WouldBlock | TryLockError::Error(_)) => Ok(()),
+            let gone = entry.file_type().and_then(|kind| {
+                if !kind.is_dir() {
+                    return Ok(());
+                }
+                match File::open(&path)?.try_lock() {
+                    Ok(()) => fs::remove_dir_all(&path),
+                    Err(TryLockError::Error(_)) if alone => fs::remove_dir_all(&path),
+                    Err(TryLockError::WouldBlock | TryLockError::Error(_)) => Ok(()),
+                }
             });
             match gone {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(Failure::unwritable(&path, &error));
+                }
                 Ok(()) | Err(_) => {}
             }
         }
@@ -218,8 +228,11 @@ mod tests {
         };
         let left = making.join("left/half");
         fs::create_dir_all(&left).unwrap();
+        let somebodys = making.join(".DS_Store");
+        fs::write(&somebodys, "a file manager's").unwrap();
         let long = Workshop::enter(out, false).unwrap();
         assert!(!left.exists());
+        fs::remove_file(&somebodys).unwrap();
         for serial in ["SN1", "SN2"] {
             let short = Workshop::enter(out, false).unwrap();
             place(&short, serial);
