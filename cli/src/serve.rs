@@ -1,5 +1,6 @@
 //! How does the registry run, and stop?
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -91,7 +92,7 @@ pub async fn serve(args: &Serve, global: &Global) -> Outcome {
             text,
             "{dim}next: medbind list --registry https://localhost:{} --credentials {}{dim:#}\n",
             address.port(),
-            args.data_dir.join("operator").display()
+            an_operator(&args.data_dir)
         );
         output::text(&text);
     }
@@ -101,6 +102,16 @@ pub async fn serve(args: &Serve, global: &Global) -> Outcome {
     }
     running.shutdown().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Which credentials the next step may name: the operator's may have been moved away.
+fn an_operator(data_dir: &Path) -> String {
+    let operator = data_dir.join("operator");
+    if operator.exists() {
+        operator.display().to_string()
+    } else {
+        "DIR (an operator's)".to_owned()
+    }
 }
 
 /// Whether it may go well the next time says the exit status: 1 where it may, 2 where the command
@@ -133,4 +144,18 @@ pub async fn stop(args: &Stop, global: &Global) -> Outcome {
         });
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_step_names_an_operators_directory_that_is_there() {
+        let scratch = tempfile::tempdir().unwrap();
+        assert_eq!(an_operator(scratch.path()), "DIR (an operator's)");
+        let operator = scratch.path().join("operator");
+        std::fs::create_dir(&operator).unwrap();
+        assert_eq!(an_operator(scratch.path()), operator.display().to_string());
+    }
 }
