@@ -31,9 +31,9 @@ pub const NDJSON: &str = "application/x-ndjson";
 pub struct Registry {
     client: Client,
     base: Base,
-    /// Where the credentials are, and when their certificate ends.
+    /// Where the credentials are, and from when to when their certificate is valid.
     dir: PathBuf,
-    not_after: Option<Timestamp>,
+    validity: Option<(Timestamp, Timestamp)>,
 }
 
 /// The address of a registry, shown as it is typed.
@@ -95,7 +95,7 @@ impl Registry {
             client,
             base: Base(base),
             dir: dir.to_owned(),
-            not_after: own.map(|own| own.not_after()),
+            validity: own.map(|own| (own.not_before(), own.not_after())),
         })
     }
 
@@ -129,7 +129,7 @@ impl Registry {
     fn refused(&self, status: StatusCode, wait: Option<u64>, problem: &Value) -> Failure {
         let code = problem["code"].as_str();
         if code == Some("certificate_expired") {
-            return self.certificate_ended().code(code);
+            return self.certificate_not_valid().code(code);
         }
         let detail = problem["detail"].as_str();
         let said = match code {
@@ -238,9 +238,9 @@ impl Registry {
         let its_certificate = why.contains("invalid peer certificate");
         let alert = why.contains("alert");
         if why.contains("alert: CertificateExpired")
-            || ((connected || alert) && !its_certificate && self.has_ended())
+            || ((connected || alert) && !its_certificate && !self.is_valid())
         {
-            return self.certificate_ended();
+            return self.certificate_not_valid();
         }
         let what = if connected {
             format!("the connection to {} was lost: {why}", self.base)
@@ -258,8 +258,10 @@ impl Registry {
         } else if why.contains("not valid yet") {
             failure.next(
                 "is this machine's clock right? If it is, the registry's certificate was made by a \
-                 clock that ran ahead; where the CA's key is: medbind ca issue DATA_DIR/server --ca \
-                 DATA_DIR/infra-ca --renew",
+                 clock that ran ahead, and `medbind ca show DATA_DIR/infra-ca DATA_DIR/server` says \
+                 whether its CA was, too. If so, first: medbind ca renew DATA_DIR/infra-ca. Then, \
+                 where the CA's key is: medbind ca issue DATA_DIR/server --ca DATA_DIR/infra-ca \
+                 --renew",
             )
         } else if why.contains("alert: UnsupportedCertificate") {
             failure.next(
@@ -283,27 +285,51 @@ impl Registry {
         }
     }
 
-    /// Whether our own certificate has ended, by this machine's clock.
-    fn has_ended(&self) -> bool {
-        let now = jiff::Timestamp::now().as_second();
-        self.not_after.is_some_and(|end| end.unix_seconds() < now)
+    /// Whether our own certificate is valid, by this machine's clock.
+    fn is_valid(&self) -> bool {
+        let now = now();
+        self.validity
+            .is_none_or(|(begin, end)| begin <= now && now <= end)
     }
 
-    /// The registry lets nobody in with a certificate that has ended.
-    fn certificate_ended(&self) -> Failure {
+    /// The registry lets nobody in with a certificate that has ended, or has not begun: TLS has one
+    /// word for both.
+    fn certificate_not_valid(&self) -> Failure {
         let (dir, base) = (self.dir.display(), &self.base);
-        let ended = match self.not_after {
-            Some(end) if self.has_ended() => format!("it ended at {end}"),
-            Some(end) => format!("it ends at {end}, and the registry's clock is past that"),
-            None => "it has ended".to_owned(),
-        };
+        let (why, next) = not_valid(self.validity, now());
         Failure::refused(format_args!(
-            "the registry at {base} does not take the certificate in {dir}: {ended}"
+            "the registry at {base} does not take the certificate in {dir}: {why}"
         ))
         .next(format_args!(
-            "renew it, where the infrastructure CA is: medbind ca issue {dir} --ca \
+            "{next}, where the infrastructure CA is: medbind ca issue {dir} --ca \
              DATA_DIR/infra-ca --renew"
         ))
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_unix_seconds(jiff::Timestamp::now().as_second())
+}
+
+/// Why a certificate that is valid from and to these times is not taken, and when it is to be made
+/// again.
+fn not_valid(validity: Option<(Timestamp, Timestamp)>, now: Timestamp) -> (String, &'static str) {
+    match validity {
+        Some((begin, _)) if now < begin => (
+            format!("it is not valid before {begin}"),
+            "is this machine's clock right? If it is, the certificate was made by a clock that ran \
+             ahead, and `medbind ca show DATA_DIR/infra-ca` says whether its CA was, too. If so, \
+             first: medbind ca renew DATA_DIR/infra-ca. Then renew the certificate",
+        ),
+        Some((_, end)) if end < now => (format!("it ended at {end}"), "renew it"),
+        Some((begin, end)) => (
+            format!("by the registry's clock it is not valid, which it is from {begin} to {end}"),
+            "are the clocks of the registry and of this machine right? If they are, renew it",
+        ),
+        None => (
+            "by the registry's clock it is not valid".to_owned(),
+            "renew it",
+        ),
     }
 }
 
@@ -347,4 +373,27 @@ fn read(dir: &Path, name: &str) -> Result<Vec<u8>, Failure> {
         Failure::unreadable(&path, &error)
             .next("--credentials is a directory with cert.pem, key.pem and ca.pem")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_is_not_taken_is_said_to_have_ended_only_where_it_has() {
+        let [begin, end] = [1_000, 2_000].map(Timestamp::from_unix_seconds);
+        for (now, words, next) in [
+            (
+                999,
+                "it is not valid before 1970-01-01T00:16:40Z",
+                "ran ahead",
+            ),
+            (1_500, "by the registry's clock it is not valid", "clocks"),
+            (2_001, "it ended at 1970-01-01T00:33:20Z", "renew it"),
+        ] {
+            let now = Timestamp::from_unix_seconds(now);
+            let (why, mend) = not_valid(Some((begin, end)), now);
+            assert!(why.contains(words) && mend.contains(next), "{why}; {mend}");
+        }
+    }
 }

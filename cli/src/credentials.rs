@@ -59,6 +59,19 @@ pub fn shortened(credentials: &Credentials, ca: &Path) -> Option<String> {
     })
 }
 
+/// What there is to say of a CA that is not valid yet.
+pub fn not_begun(authority: &CertificateAuthority, ca: &Path) -> Option<String> {
+    let now = jiff::Timestamp::now().as_second();
+    let begin = authority.not_before();
+    (now < begin.unix_seconds()).then(|| {
+        format!(
+            "{ca} is not valid before {begin}, and nobody has to take what it signs until then: set \
+             this machine's clock, or, where it is right: medbind ca renew {ca}",
+            ca = ca.display()
+        )
+    })
+}
+
 /// `medbind ca issue`.
 pub fn ca_issue(args: &CaIssue, global: &Global) -> Outcome {
     let authority = infrastructure(&args.ca)?;
@@ -76,7 +89,7 @@ pub fn ca_issue(args: &CaIssue, global: &Global) -> Outcome {
     .map_err(Failure::refused)?;
     let whom = whom(&purpose);
     let shortened = shortened(&credentials, &args.ca);
-    if let Some(note) = &shortened {
+    for note in shortened.iter().chain(&not_begun(&authority, &args.ca)) {
         output::warning(note);
     }
     if global.json {
@@ -192,7 +205,8 @@ pub fn ca_show(args: &CaShow, global: &Global) -> Outcome {
             Role::None => whom(&Purpose::Server(facts.server_names)),
         };
         let end = facts.not_after.unix_seconds();
-        ending |= end <= limit.unwrap_or(i64::MIN);
+        let has_begun = facts.not_before.unix_seconds() <= now.as_second();
+        ending |= limit.is_some_and(|limit| end <= limit || !has_begun);
         if global.json {
             output::json(&json!({
                 "path": file.display().to_string(),
@@ -204,7 +218,11 @@ pub fn ca_show(args: &CaShow, global: &Global) -> Outcome {
             rows.push(vec![
                 file.display().to_string(),
                 whom,
-                in_days(end, now.as_second()),
+                if has_begun {
+                    in_days(end, now.as_second())
+                } else {
+                    format!("not valid before {}", facts.not_before)
+                },
             ]);
         }
     }

@@ -207,8 +207,10 @@ pub fn init(args: &EdgeInit, global: &Global) -> Outcome {
     let server = issue(Purpose::Server(vec![args.name.clone()]))?;
     let role = args.name.parse().map_err(Failure::usage)?;
     let edge = issue(Purpose::Client(Role::Edge(role)))?;
-    if let Some(note) = credentials::shortened(&edge, &args.infra_ca) {
-        output::warning(&note);
+    let shortened = credentials::shortened(&edge, &args.infra_ca);
+    let not_begun = credentials::not_begun(&authority, &args.infra_ca);
+    for note in shortened.iter().chain(&not_begun) {
+        output::warning(note);
     }
     let service_ca = optional(args.service_ca.as_deref())?;
     let crl = optional(args.crl.as_deref())?;

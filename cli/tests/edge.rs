@@ -434,3 +434,32 @@ fn an_edge_gets_nothing_that_outlives_the_ca_and_nothing_of_one_that_has_ended()
     desk.run(&["ca", "renew", "ended"]).ended_with(0);
     desk.run(&of("ended", "other")).ended_with(0);
 }
+
+#[test]
+fn a_ca_that_is_not_valid_yet_is_shown_and_said_until_it_is_renewed() {
+    let desk = desk();
+    ending_ca(&desk, "ahead", 3650 * 24 + 48);
+    let show = ["ca", "show", "ahead"];
+    let within = [&show[..], &["--ends-within", "1h"]].concat();
+    let ran = desk.run(&show).ended_with(0);
+    assert!(ran.out.contains("not valid before"), "{}", ran.out);
+    desk.run(&within).ended_with(1);
+    let issue = |dir| ["ca", "issue", dir, "--ca", "ahead", "--operator", "ann"];
+    let ran = desk.run(&issue("ann")).ended_with(0);
+    assert!(ran.err.contains("medbind ca renew ahead"), "{}", ran.err);
+    let more = ["--name", "e.example", "--service", "https://s.example"];
+    let init = [
+        &INIT[..2],
+        &["--infra-ca", "ahead"],
+        &INIT[4..],
+        &more,
+        &["e"],
+    ]
+    .concat();
+    let ran = desk.run(&init).ended_with(0);
+    assert!(ran.err.contains("medbind ca renew ahead"), "{}", ran.err);
+    desk.run(&["ca", "renew", "ahead"]).ended_with(0);
+    desk.run(&within).ended_with(0);
+    let ran = desk.run(&issue("bob")).ended_with(0);
+    assert!(!ran.err.contains("not valid before"), "{}", ran.err);
+}

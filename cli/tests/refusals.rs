@@ -298,6 +298,8 @@ fn who_meets_a_registry_whose_certificate_is_not_valid_learns_what_makes_another
             now().after(years(1)),
             &[
                 "made by a clock that ran ahead",
+                "medbind ca show DATA_DIR/infra-ca DATA_DIR/server",
+                "medbind ca renew DATA_DIR/infra-ca",
                 "medbind ca issue DATA_DIR/server --ca DATA_DIR/infra-ca --renew",
             ],
             "has ended",
@@ -340,6 +342,18 @@ fn an_operator_whose_certificate_has_ended_learns_which_and_since_when() {
     ] {
         assert!(ran.err.contains(words), "{words:?} in {}", ran.err);
     }
+    let early = now().after(Duration::from_hours(48));
+    let early = ca.issue(&operator(), early, LEAF_VALIDITY).unwrap();
+    early.save(&desk.path("eve")).unwrap();
+    let ran = desk.run(&["list", "--credentials", "eve"]).ended_with(1);
+    for words in [
+        "does not take the certificate in eve: it is not valid before",
+        "made by a clock that ran ahead",
+        "medbind ca issue eve --ca DATA_DIR/infra-ca --renew",
+    ] {
+        assert!(ran.err.contains(words), "{words:?} in {}", ran.err);
+    }
+    assert!(!ran.err.contains(" end"), "{}", ran.err);
     // One of another CA: neither side says more than that the connection is over.
     let stranger = CertificateAuthority::generate("stranger", now()).unwrap();
     let mut credentials = stranger.issue(&operator(), now(), LEAF_VALIDITY).unwrap();

@@ -55,7 +55,7 @@ pub struct CaShow {
     /// Directories with a cert.pem, or certificates (PEM)
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<PathBuf>,
-    /// Exit status 1 where one ends within this time: 30d, 12h
+    /// Exit status 1 where one ends within this time, or has not begun: 30d, 12h
     #[arg(long, value_name = "SPAN")]
     pub ends_within: Option<String>,
 }
