@@ -19,6 +19,8 @@ pub async fn backup(args: &Backup, global: &Global) -> Outcome {
             Failure::usage(&error)
         }
         BackupError::Exists(_) => Failure::refused(&error).next("choose another file"),
+        BackupError::NoPlace { .. } => Failure::refused(&error)
+            .next("name a file on another file system, and copy it from there"),
         BackupError::Damaged(_) => {
             Failure::refused(&error).next("keep the backups that you have, and restore one")
         }

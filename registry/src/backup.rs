@@ -47,6 +47,18 @@ pub enum BackupError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The copy cannot be put into its place without replacing what may stand there.
+    #[error(
+        "cannot write {}: its file system neither renames without replacing nor makes hard links \
+         ({source})",
+        path.display()
+    )]
+    NoPlace {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// What `SQLite` says.
     #[error("cannot copy the database to {}: {source}", path.display())]
     Copy {
@@ -145,14 +157,49 @@ async fn copy(database: &Path, to: &Path) -> Result<(u64, u64), BackupError> {
     // `SQLite` leaves this to us.
     half_written.as_file().sync_all().map_err(failed)?;
     let octets = half_written.as_file().metadata().map_err(failed)?.len();
-    // Not over one that has come meanwhile; also where the file system knows no hard links.
-    half_written.persist_noclobber(to).map_err(|error| {
-        if error.error.kind() == ErrorKind::AlreadyExists {
-            BackupError::Exists(to.to_owned())
-        } else {
-            failed(error.error)
-        }
-    })?;
+    // Not over one that has come meanwhile: by a rename, or else by a hard link.
+    half_written
+        .persist_noclobber(to)
+        .map_err(|error| not_placed(to, error.error))?;
     sync_directory(folder)?;
     Ok((u64::try_from(head).unwrap_or(0), octets))
+}
+
+/// Why a copy that is whole did not come into its place.
+fn not_placed(to: &Path, source: std::io::Error) -> BackupError {
+    let path = to.to_owned();
+    match source.kind() {
+        ErrorKind::AlreadyExists => BackupError::Exists(path),
+        // What Linux says of file systems that offer neither: EPERM, EOPNOTSUPP, ENOSYS, EINVAL.
+        ErrorKind::PermissionDenied | ErrorKind::Unsupported | ErrorKind::InvalidInput => {
+            BackupError::NoPlace { path, source }
+        }
+        _ => BackupError::Write { path, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Error;
+
+    #[test]
+    fn a_file_system_that_takes_no_copy_is_named_as_the_cause() {
+        let to = Path::new("copy");
+        for os in [
+            rustix::io::Errno::PERM,
+            rustix::io::Errno::OPNOTSUPP,
+            rustix::io::Errno::INVAL,
+        ] {
+            let error = not_placed(to, Error::from_raw_os_error(os.raw_os_error()));
+            assert!(
+                error.to_string().contains("its file system neither"),
+                "{error}"
+            );
+        }
+        let there = not_placed(to, ErrorKind::AlreadyExists.into());
+        assert!(matches!(there, BackupError::Exists(_)), "{there}");
+        let full = not_placed(to, ErrorKind::StorageFull.into());
+        assert!(matches!(full, BackupError::Write { .. }), "{full}");
+    }
 }
