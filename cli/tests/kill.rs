@@ -10,6 +10,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use common::{Desk, SERVE, Served};
 use futures_util::StreamExt as _;
@@ -24,6 +25,9 @@ const CLAIMED: u32 = 60;
 const IMPORTED: u32 = 20_000;
 /// The devices that an import writes in one transaction.
 const TRANSACTION: u32 = 5_000;
+
+/// How long a round may bring nothing new: far longer than it takes anywhere.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A device before it is enrolled, the same for the same number.
 struct Device {
@@ -205,7 +209,8 @@ fn interrupted(
                 break;
             }
         }
-        more.recv().unwrap();
+        more.recv_timeout(PATIENCE)
+            .expect("the registry does nothing more");
     }
     registry.kill();
     dead.store(true, Ordering::SeqCst);
@@ -327,7 +332,7 @@ fn an_import_whose_registry_is_killed_says_how_far_it_got_and_goes_on_when_it_is
             if listed["devices"][0].is_object() {
                 break;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });
     registry.kill();
