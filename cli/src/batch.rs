@@ -19,7 +19,7 @@ use rcgen::{KeyPair, PublicKeyData as _};
 use serde::Deserialize;
 
 use crate::failure::Failure;
-use crate::files::Replacement;
+use crate::files::{self, Replacement};
 use crate::label::SECRET_HEADING;
 use crate::ledger::{self, Held, Ledger};
 use crate::output;
@@ -281,7 +281,10 @@ impl SecretRows {
             .next("name a file with --secrets"));
         }
         let mut anew = match Held::wait(path)? {
-            Some(held) => Some((Replacement::of(path)?, held)),
+            Some(held) => {
+                files::remove_left(path)?;
+                Some((Replacement::of(path)?, held))
+            }
             None => None,
         };
         let mut noted = HashSet::new();

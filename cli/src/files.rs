@@ -1,12 +1,19 @@
 //! How is a file replaced so that whoever is interrupted leaves the old one or the new one, whole?
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
 use crate::failure::Failure;
+
+/// The name of what is written beside a file: a dot, the file's, so many letters and digits by
+/// chance, and this.
+const NEW: &str = ".new";
+const RANDOM: usize = 6;
 
 /// A file that is being written anew.
 #[derive(Debug)]
@@ -39,12 +46,10 @@ impl Replacement {
                 To::Itself(file.map_err(failed)?)
             }
             Ok(_) | Err(_) => {
-                let name = path_there.file_name().unwrap_or_default();
-                let mut begin = std::ffi::OsString::from(".");
-                begin.push(name);
                 let beside = tempfile::Builder::new()
-                    .prefix(&begin)
-                    .suffix(".new")
+                    .prefix(&hidden(&path_there))
+                    .rand_bytes(RANDOM)
+                    .suffix(NEW)
                     .tempfile_in(directory_of(&path_there));
                 To::Beside(beside.map_err(failed)?)
             }
@@ -79,6 +84,38 @@ impl Replacement {
     }
 }
 
+/// Removes what replacements of `path` that were killed have left beside it. Only for who keeps all
+/// others from replacing it meanwhile.
+pub fn remove_left(path: &Path) -> Result<(), Failure> {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let begin = hidden(&path);
+    let folder = directory_of(&path);
+    let entries = fs::read_dir(folder).map_err(|error| Failure::unreadable(folder, &error))?;
+    for entry in entries {
+        let entry = entry.map_err(|error| Failure::unreadable(folder, &error))?;
+        let name = entry.file_name();
+        let chance = name
+            .as_bytes()
+            .strip_prefix(begin.as_bytes())
+            .and_then(|rest| rest.strip_suffix(NEW.as_bytes()));
+        let is_left = chance.is_some_and(|chance| {
+            chance.len() == RANDOM && chance.iter().all(u8::is_ascii_alphanumeric)
+        });
+        if is_left && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            let left = entry.path();
+            fs::remove_file(&left).map_err(|error| Failure::unwritable(&left, &error))?;
+        }
+    }
+    Ok(())
+}
+
+/// How the name of what is written beside a file begins.
+fn hidden(path: &Path) -> OsString {
+    let mut begin = OsString::from(".");
+    begin.push(path.file_name().unwrap_or_default());
+    begin
+}
+
 /// The directory that a file stands in.
 fn directory_of(path: &Path) -> &Path {
     match path.parent() {
@@ -103,6 +140,33 @@ mod tests {
         drop(file);
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_killed_replacement_left_is_removed_and_nothing_of_anybodys() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("secrets.csv");
+        let mut killed = Replacement::of(&path).unwrap();
+        killed.write(b"a secret").unwrap();
+        std::mem::forget(killed);
+        fs::write(&path, "old").unwrap();
+        let kept = [
+            ".secrets.csv.new",
+            ".secrets.csv-mine.new",
+            ".secrets.csv123456.old",
+            ".other.csv123456.new",
+            "secrets.csv123456.new",
+        ];
+        for name in kept {
+            fs::write(scratch.path().join(name), "somebody's").unwrap();
+        }
+        let count = || fs::read_dir(scratch.path()).unwrap().count();
+        assert_eq!(count(), kept.len() + 2);
+        remove_left(&path).unwrap();
+        assert_eq!(count(), kept.len() + 1);
+        for name in kept.iter().chain(&["secrets.csv"]) {
+            assert!(scratch.path().join(name).exists(), "{name}");
+        }
     }
 
     #[test]

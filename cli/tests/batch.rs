@@ -199,9 +199,12 @@ fn each_way_to_stop_is_mended() {
     desk.write("devices/enrol.ndjson", without(&enrol, "SN0120"));
     // What it was at stands half.
     desk.write("devices/+making/x/key.pem", "half");
+    let left = ".secrets.csv1aB2cD.new";
+    desk.write(left, "secrets");
     let ran = run(&desk, &["--continue"]).ended_with(0);
     assert!(ran.out.contains("119 of them"), "{}", ran.out);
     assert!(ran.err.contains("secrets.csv.taken-out"), "{}", ran.err);
+    assert!(!desk.path(left).exists());
     all_is_there(&desk);
     let lost = secrets.lines().last().unwrap();
     assert!(lost.starts_with("acme:SN0120,"));

@@ -1,5 +1,6 @@
 //! How do private files get to the disk? With private modes, whole, and never over what is there.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Permissions};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -75,7 +76,8 @@ pub fn write_new_directory(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), Pk
         path: dir.to_owned(),
         source,
     };
-    let half_written = beside(dir, 0o700).tempdir_in(parent).map_err(failed)?;
+    let prefix = with_dot(dir);
+    let half_written = beside(&prefix, 0o700).tempdir_in(parent).map_err(failed)?;
     for (name, octets) in files {
         let path = half_written.path().join(name);
         let folder = path.parent().unwrap_or(half_written.path());
@@ -99,7 +101,8 @@ pub fn replace_files(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), PkiError
             path: path.clone(),
             source,
         };
-        let mut half_written = beside(&path, 0o600).tempfile_in(dir).map_err(failed)?;
+        let prefix = with_dot(&path);
+        let mut half_written = beside(&prefix, 0o600).tempfile_in(dir).map_err(failed)?;
         half_written.write_all(octets).map_err(failed)?;
         half_written.as_file().sync_all().map_err(failed)?;
         half_written
@@ -109,11 +112,19 @@ pub fn replace_files(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), PkiError
     sync_directory(dir)
 }
 
-/// What stands beside `path` until it is whole, by a name that nothing else has.
-fn beside(path: &Path, mode: u32) -> Builder<'_, 'static> {
+/// The name of a file or directory, as the names of what stands beside it begin.
+fn with_dot(path: &Path) -> OsString {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".");
+    name
+}
+
+/// What stands beside a file or directory until it is whole, by a name that nothing else has, such
+/// as `key.pem.x3fQ9k.half-written`.
+fn beside(prefix: &OsStr, mode: u32) -> Builder<'_, 'static> {
     let mut builder = Builder::new();
     builder
-        .prefix(path.file_name().unwrap_or_default())
+        .prefix(prefix)
         .suffix(".half-written")
         .permissions(Permissions::from_mode(mode));
     builder
@@ -181,5 +192,15 @@ mod tests {
         assert_eq!(mode(&key), 0o600);
         assert_eq!(fs::read(&new).unwrap(), b"somebody's");
         assert_eq!(below(scratch.path()), [key, new]);
+    }
+
+    #[test]
+    fn what_an_interruption_leaves_says_of_what_it_is() {
+        let scratch = tempfile::tempdir().unwrap();
+        let prefix = with_dot(&scratch.path().join("key.pem"));
+        let left = beside(&prefix, 0o600).tempfile_in(scratch.path()).unwrap();
+        let name = left.path().file_name().unwrap().to_str().unwrap();
+        assert!(name.starts_with("key.pem."), "{name}");
+        assert!(name.ends_with(".half-written"), "{name}");
     }
 }
