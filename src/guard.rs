@@ -35,10 +35,13 @@ pub const TICK: Duration = Duration::from_millis(100);
 /// devices that it is about, so that this is enough for as many requests as there may be; where all
 /// have to be, those are the ones that wait their turn.
 const MOST_RECHECKS: usize = 1_024;
-/// How many calls a worker has open for requests under way alone; the others keep their turn. As many
-/// as `envoy/http.yaml` lets connections to the registry be, so that the calls of many workers, and
-/// of the requests that arrive meanwhile, are neither refused nor wait beyond their deadline.
-const MOST_CALLS_UNDER_WAY: usize = 16;
+/// How many calls a worker has open for requests under way alone; the others keep their turn. All
+/// workers share the connections that `envoy/http.yaml` lets the cluster of the registry have, and the
+/// calls of requests that arrive go by them too: what waits there beyond its deadline has failed.
+const MOST_CALLS_UNDER_WAY: usize = 4;
+/// How long a request under way goes on while the registry cannot be asked about its device, because
+/// enough calls are open or Envoy refuses them.
+const MOST_UNSURE: Duration = Duration::from_secs(30);
 /// How often the registry is asked on behalf of one request.
 const MOST_LOOKUPS: u8 = 3;
 
@@ -76,7 +79,7 @@ enum Again {
     GoesOn,
     /// The registry has to be asked, and enough calls are open.
     Waits,
-    /// The host has refused the call: the next request tries it before this one does again.
+    /// The host has refused the call, and would refuse the next.
     Refused,
     /// It is to be reset.
     Ends,
@@ -437,7 +440,12 @@ impl<H: Host> Guard<H> {
                 lookups: 0,
                 ..asked
             };
-            memory.live.insert(context, UnderWay { asked, permit });
+            let one = UnderWay {
+                asked,
+                permit,
+                unsure_since: None,
+            };
+            memory.live.insert(context, one);
         }
         Flow::Continue
     }
@@ -681,10 +689,10 @@ impl<H: Host> Guard<H> {
                 }
                 (Wait::UnderWay, _) => {
                     let mut calls = calls_left(memory);
-                    match self.recheck_one(memory, context, said, &mut calls, now) {
+                    match self.recheck_one(memory, context, Turn::Later, said, &mut calls, now) {
                         Again::GoesOn => {}
                         Again::Waits | Again::Refused => {
-                            memory.live.queue_again(context, Turn::First);
+                            memory.live.queue_again(context, Turn::Later);
                         }
                         Again::Ends => cut.push(context),
                     }
@@ -729,7 +737,6 @@ impl<H: Host> Guard<H> {
     ) -> Vec<u32> {
         let mut cut = Vec::new();
         let mut waits = Vec::new();
-        let mut refused = None;
         let mut calls = calls_left(memory);
         for _ in 0..most {
             if while_calls && calls == 0 {
@@ -738,24 +745,30 @@ impl<H: Host> Guard<H> {
             let Some((context, turn)) = memory.live.take_next() else {
                 break;
             };
-            match self.recheck_one(memory, context, None, &mut calls, now) {
+            match self.recheck_one(memory, context, turn, None, &mut calls, now) {
                 Again::GoesOn => {}
                 Again::Waits => waits.push((context, turn)),
-                Again::Refused => refused = Some((context, turn)),
+                Again::Refused => {
+                    calls = 0;
+                    waits.push((context, turn));
+                }
                 Again::Ends => cut.push(context),
             }
         }
-        for (context, turn) in waits.into_iter().chain(refused) {
+        for (context, turn) in waits {
             memory.live.queue_again(context, turn);
         }
         cut
     }
 
-    /// Decides again for one request under way, which may make one of so many calls.
+    /// Decides again for one request under way, which may make one of so many calls. Only what
+    /// nothing is known against waits for one: what has changed or has ended is asked about at once,
+    /// and cut where it cannot be.
     fn recheck_one(
         &self,
         memory: &mut Memory,
         context: u32,
+        turn: Turn,
         said: Option<(&DeviceId, &Lookup)>,
         calls: &mut usize,
         now: Timestamp,
@@ -771,6 +784,7 @@ impl<H: Host> Guard<H> {
                 let end = permit.valid_until();
                 one.permit = permit;
                 one.asked.lookups = 0;
+                one.unsure_since = None;
                 memory.live.ends(end);
                 return Again::GoesOn;
             }
@@ -780,19 +794,26 @@ impl<H: Host> Guard<H> {
             }
             Decision::AskRegistry(device) => {
                 let calling = !memory.lookups.is_open(&device);
-                if calling && *calls == 0 {
+                let since = *one.unsure_since.get_or_insert(now);
+                let may_wait = turn != Turn::First
+                    //BREAK                     && now < one.permit.valid_until()                    && now < one.permit.valid_until() now < one.permit.valid_until()
+                    && now.since(since) < MOST_UNSURE;
+                if calling && *calls == 0 && may_wait {
                     return Again::Waits;
                 }
-                one.asked.lookups = one.asked.lookups.saturating_add(1);
-                if one.asked.lookups <= MOST_LOOKUPS {
+                let lookups = one.asked.lookups.saturating_add(1);
+                if lookups <= MOST_LOOKUPS {
                     let asked = self.ask(memory, context, None, Wait::UnderWay, &device, now);
                     if asked.is_ok() {
+                        if let Some(one) = memory.live.get_mut(context) {
+                            one.asked.lookups = lookups;
+                        }
                         *calls = calls.saturating_sub(usize::from(calling));
                         return Again::GoesOn;
                     }
-                    // It has too many open, and would refuse the next too.
-                    *calls = 0;
-                    return Again::Refused;
+                    if may_wait {
+                        return Again::Refused;
+                    }
                 }
                 // Fail closed: whether the permit still holds cannot be found out.
                 Denial {

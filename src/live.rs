@@ -15,6 +15,8 @@ pub struct UnderWay {
     pub asked: Asked,
     /// What it was let in on, and tagged with.
     pub permit: Permit,
+    /// Since when the registry has to be asked whether the permit still holds.
+    pub unsure_since: Option<Timestamp>,
 }
 
 impl UnderWay {

@@ -5,7 +5,8 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::{Edge, Setup, binding, seconds};
-use medbind_filter::testing::{FakeRequest, Fate, StreamId};
+use medbind_core::time::Timestamp;
+use medbind_filter::testing::{FakeCall, FakeRequest, Fate, StreamId};
 use serde_json::json;
 
 /// As many as one tick decides again.
@@ -211,6 +212,14 @@ fn who_comes_and_goes_leaves_no_more_calls_behind_than_who_waits() {
 /// Event streams of so many devices, let in by lookups on demand. The registry's cluster takes 32 calls
 /// at once.
 fn let_in_on_demand(count: usize) -> (Edge, Vec<StreamId>) {
+    let_in_on_demand_until(count, &|_| None)
+}
+
+/// The same, with bindings that end.
+fn let_in_on_demand_until(
+    count: usize,
+    end: &dyn Fn(&Edge) -> Option<Timestamp>,
+) -> (Edge, Vec<StreamId>) {
     let mut edge = Edge::set_up(Setup {
         preload: false,
         capacity: 20_000,
@@ -223,8 +232,11 @@ fn let_in_on_demand(count: usize) -> (Edge, Vec<StreamId>) {
     edge.settle();
     edge.guard.host().most_calls(32);
     let mut streams = Vec::new();
+    let end = end(&edge);
     for number in 0..count {
-        edge.registry.put(&binding(&device(number), "active"));
+        let mut active = binding(&device(number), "active");
+        active["expires_at"] = json!(end);
+        edge.registry.put(&active);
         let path = format!("/v1/devices/{}/events", device(number));
         let request = FakeRequest::new("GET", &path);
         let request = request.token("medbind", "https://login.example", "acc-1");
@@ -270,9 +282,9 @@ fn where_the_registry_is_another_each_is_asked_about_in_its_turn_and_none_is_cut
             break;
         }
         // As many as a registry answers within a tick.
-        for _ in 0..20 {
+        for _ in 0..100 {
             let open = edge.lookups();
-            assert!(open.len() <= 16, "{}", open.len());
+            assert!(open.len() <= 4, "{}", open.len());
             for call in open {
                 assert!(asked.insert(call.path.clone()), "{} again", call.path);
                 edge.answer_lookup(&call);
@@ -287,11 +299,8 @@ fn where_the_registry_is_another_each_is_asked_about_in_its_turn_and_none_is_cut
     }
 }
 
-#[test]
-fn a_request_under_way_is_not_cut_where_others_have_taken_all_calls_for_a_while() {
-    let (mut edge, streams) = let_in_on_demand(100);
-    change_history(&mut edge);
-    // Requests of new devices come before the guard's next tick.
+/// Requests of new devices take all calls that the cluster takes; they are answered by nobody yet.
+fn take_all_calls(edge: &mut Edge) -> Vec<FakeCall> {
     for number in 0..32 {
         let path = format!("/v1/devices/acme:NEW{number}/events");
         let certificate = edge.maker.device(&format!("NEW{number}"));
@@ -301,17 +310,66 @@ fn a_request_under_way_is_not_cut_where_others_have_taken_all_calls_for_a_while(
     }
     let open = edge.lookups();
     assert_eq!(open.len(), 32);
-    for _ in 0..5 {
+    open
+}
+
+#[test]
+fn a_request_under_way_is_not_cut_where_others_have_taken_all_calls_for_a_while() {
+    for count in [1, 100] {
+        let (mut edge, streams) = let_in_on_demand(count);
+        edge.registry.put(&binding(&device(0), "suspended"));
+        change_history(&mut edge);
+        // They come before the guard's next tick.
+        let open = take_all_calls(&mut edge);
+        for _ in 0..5 {
+            edge.guard.tick();
+        }
+        for stream in &streams {
+            assert!(edge.guard.fate(*stream).is_forwarded());
+        }
+        for call in open {
+            edge.answer_lookup(&call);
+        }
         edge.guard.tick();
+        let mut asked = BTreeSet::new();
+        while let Some(call) = edge.lookups().pop() {
+            asked.insert(call.path.clone());
+            edge.answer_lookup(&call);
+        }
+        assert_eq!(asked.len(), count);
+        for (number, stream) in streams.iter().enumerate() {
+            assert_eq!(edge.guard.fate(*stream) == Fate::Reset, number == 0);
+        }
     }
-    for call in open {
-        edge.answer_lookup(&call);
-    }
+}
+
+#[test]
+fn a_request_under_way_is_cut_where_the_registry_cannot_be_asked_for_too_long() {
+    let (mut edge, streams) = let_in_on_demand(1);
+    change_history(&mut edge);
+    take_all_calls(&mut edge);
     edge.guard.tick();
-    while let Some(call) = edge.lookups().pop() {
-        edge.answer_lookup(&call);
-    }
-    for stream in streams {
-        assert!(edge.guard.fate(stream).is_forwarded());
-    }
+    edge.world.pass(seconds(29));
+    edge.guard.tick();
+    assert!(edge.guard.fate(streams[0]).is_forwarded());
+    edge.world.pass(seconds(1));
+    edge.guard.tick();
+    assert_eq!(edge.guard.fate(streams[0]), Fate::Reset);
+}
+
+#[test]
+fn a_request_whose_binding_has_ended_waits_for_no_call() {
+    let ends = |edge: &Edge| Some(edge.world.now().after(seconds(40)));
+    let (mut edge, streams) = let_in_on_demand_until(10, &ends);
+    change_history(&mut edge);
+    take_all_calls(&mut edge);
+    edge.guard.tick();
+    let cut = |edge: &Edge| {
+        let fates = streams.iter().map(|stream| edge.guard.fate(*stream));
+        fates.filter(|fate| *fate == Fate::Reset).count()
+    };
+    assert_eq!(cut(&edge), 0);
+    edge.world.pass(seconds(20));
+    edge.guard.tick();
+    assert_eq!(cut(&edge), 10);
 }
