@@ -213,3 +213,127 @@ fn what_is_revoked_is_held_for_every_history_and_counted_once_for_each() {
     let said = merge_into(&elsewhere, revoked(1, 6));
     assert_eq!(said, (vec![line(1, 0b11, 6)], 1));
 }
+
+#[test]
+fn a_word_on_what_is_revoked_counts_only_if_it_is_later() {
+    let octets = bucket(header(), &[(revoked(1, 5), 0b01)]);
+    let mut other = binding(1, BindingState::Revoked, 5);
+    other.class = Some("cgm".parse().unwrap());
+    for (revision, taken) in [(5, false), (6, true)] {
+        other.revision = revision;
+        let new = NewRecord::binding(&other);
+        let take = Take::All { room: 1 };
+        let merged = merge(Some(&octets), &target(A), take, core::slice::from_ref(&new)).unwrap();
+        assert_eq!(merged.value.is_some(), taken);
+        let now = merged.value.unwrap_or_else(|| octets.clone());
+        let wanted = if taken { new } else { revoked(1, 5) };
+        assert_eq!(find(&now, A, &device(1)), content(&wanted));
+    }
+}
+
+#[test]
+fn a_bucket_takes_a_device_up_to_its_last_octet() {
+    let new = active(1, 5);
+    let length = new.as_raw().length();
+    for (octets, fits) in [
+        (MAX_OCTETS - length, true),
+        (MAX_OCTETS - length + 1, false),
+    ] {
+        let mut output = Output {
+            octets: vec![0; octets],
+            bit: 0b01,
+            take: Take::All { room: 1 },
+            is_full: false,
+            added: 0,
+            left_out: 0,
+        };
+        assert_eq!(output.has_room_for(new.as_raw()), fits);
+        assert_eq!((output.is_full, output.left_out), (!fits, u32::from(!fits)));
+    }
+}
+
+fn inserted(octets: &[u8], to: &Target, limit: usize, new: &NewRecord) -> Option<Vec<u8>> {
+    match insert(Some(octets), to, limit, 10, new).unwrap() {
+        Inserted::Value(Some(value)) => Some(value),
+        Inserted::Value(None) | Inserted::NoRoom => None,
+        Inserted::Overtaken => panic!("no change has been seen"),
+    }
+}
+
+#[test]
+fn an_answer_is_kept_beside_what_lives_and_what_is_revoked() {
+    let octets = bucket(
+        header(),
+        &[
+            (active(1, 1), 0b01),
+            (revoked(2, 2), 0b01),
+            (active(3, 3), 0b11),
+            (no_device(4, 0), 0b10),
+            (no_device(5, 1), 0b10),
+        ],
+    );
+    // A is in use no longer.
+    let to = Target {
+        live: [B, 0],
+        ..target(B)
+    };
+    let kept = inserted(&octets, &to, 10, &active(6, 6)).unwrap();
+    let left = [
+        line(2, 0, 2),
+        line(3, 0b10, 3),
+        line(5, 0b10, 1),
+        line(6, 0b10, 6),
+    ];
+    assert_eq!(records(&kept), left);
+}
+
+#[test]
+fn an_answer_about_what_is_here_takes_no_place() {
+    let living = bucket(header(), &[(active(1, 1), 0b01), (active(2, 2), 0b01)]);
+    let kept = inserted(&living, &target(A), 1, &active(1, 3)).unwrap();
+    assert_eq!(records(&kept), [line(2, 0b01, 2), line(1, 0b01, 3)]);
+    let dead = bucket(header(), &[(revoked(1, 1), 0b01), (active(2, 2), 0b01)]);
+    let kept = inserted(&dead, &target(A), 1, &revoked(1, 3)).unwrap();
+    assert_eq!(records(&kept), [line(2, 0b01, 2), line(1, 0b01, 3)]);
+}
+
+#[test]
+fn an_answer_takes_the_place_of_who_may_go() {
+    let full = bucket(
+        header(),
+        &[
+            (revoked(1, 1), 0b01),
+            (active(2, 2), 0b01),
+            (active(3, 3), 0b01),
+        ],
+    );
+    // The oldest that lives goes, but not for a "no such device", and never what is revoked.
+    let kept = inserted(&full, &target(A), 2, &active(4, 4)).unwrap();
+    let left = [line(1, 0b01, 1), line(3, 0b01, 3), line(4, 0b01, 4)];
+    assert_eq!(records(&kept), left);
+    assert_eq!(inserted(&full, &target(A), 2, &no_device(4, 1)), None);
+
+    let with_no = bucket(header(), &[(active(2, 2), 0b01), (no_device(3, 1), 0b01)]);
+    for new in [active(4, 1), no_device(4, 1)] {
+        let kept = inserted(&with_no, &target(A), 2, &new).unwrap();
+        assert_eq!(records(&kept), [line(2, 0b01, 2), line(4, 0b01, 1)]);
+    }
+}
+
+#[test]
+fn an_answer_that_the_octets_leave_no_room_for_is_not_kept() {
+    let mut held = Vec::new();
+    let mut octets = 0;
+    for n in 0.. {
+        let new = active(1_000 + n, 1);
+        octets += new.as_raw().length();
+        if octets > MAX_OCTETS {
+            break;
+        }
+        held.push((new, 0b01));
+    }
+    let full = bucket(header(), &held);
+    assert!(full.len() > MAX_OCTETS);
+    let said = insert(Some(&full), &target(A), usize::MAX, 10, &active(1, 1));
+    assert_eq!(said, Ok(Inserted::NoRoom));
+}
