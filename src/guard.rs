@@ -278,12 +278,14 @@ impl<H: Host> Guard<H> {
         }
         let mut cut = Vec::new();
         for device in memory.lookups.orphans() {
-            if self.call(&mut memory, &device, now).is_err() {
+            // What became of another may have made this call.
+            let open = memory.lookups.is_open(&device);
+            if !open && self.call(&mut memory, &device).is_err() {
                 let failed = Lookup::Failed(LookupFailure::Connection);
                 cut.extend(self.answered(&mut memory, &device, Some(&failed), now));
             }
         }
-        for device in memory.lookups.overdue(now, TICK) {
+        for device in memory.lookups.overdue(TICK) {
             let failed = Lookup::Failed(LookupFailure::Timeout);
             cut.extend(self.answered(&mut memory, &device, Some(&failed), now));
         }
@@ -374,7 +376,7 @@ impl<H: Host> Guard<H> {
             Mode::Enforce => Wait::Paused,
             Mode::Shadow => Wait::Watched,
         };
-        let unasked = match self.ask(memory, context, Some(asked), wait, &device, now) {
+        let unasked = match self.ask(memory, context, Some(asked), wait, &device) {
             Ok(()) if wait == Wait::Paused => return Flow::Pause,
             Ok(()) => return Flow::Continue,
             Err(unasked) => *unasked,
@@ -561,7 +563,6 @@ impl<H: Host> Guard<H> {
         asked: Option<Asked>,
         wait: Wait,
         device: &DeviceId,
-        now: Timestamp,
     ) -> Result<(), Box<Unasked>> {
         if asked
             .as_ref()
@@ -584,7 +585,7 @@ impl<H: Host> Guard<H> {
                 Lookup::Unavailable(Unavailable::Busy),
             )),
             Joined::Calls => {
-                let called = self.call(memory, device, now);
+                let called = self.call(memory, device);
                 // The calls that follow act on the request again.
                 let _ = self.host.set_effective_context(context);
                 let Err(failure) = called else {
@@ -598,12 +599,7 @@ impl<H: Host> Guard<H> {
     }
 
     /// Makes the call for `device`, to be answered in the context whose callback runs.
-    fn call(
-        &self,
-        memory: &mut Memory,
-        device: &DeviceId,
-        now: Timestamp,
-    ) -> Result<(), LookupFailure> {
+    fn call(&self, memory: &mut Memory, device: &DeviceId) -> Result<(), LookupFailure> {
         let caller = self.active.get();
         let timeout = self.config.bindings.lookup_timeout;
         let (cluster, authority) = self
@@ -616,7 +612,7 @@ impl<H: Host> Guard<H> {
             .host
             .get(&cluster, &authority, &lookup_path(device), timeout)
             .map_err(|_| LookupFailure::Connection)?;
-        memory.lookups.called(device, token, caller, now, timeout);
+        memory.lookups.called(device, token, caller, timeout);
         Ok(())
     }
 
@@ -803,7 +799,7 @@ impl<H: Host> Guard<H> {
                 }
                 let lookups = one.asked.lookups.saturating_add(1);
                 if lookups <= MOST_LOOKUPS {
-                    let asked = self.ask(memory, context, None, Wait::UnderWay, &device, now);
+                    let asked = self.ask(memory, context, None, Wait::UnderWay, &device);
                     if asked.is_ok() {
                         if let Some(one) = memory.live.get_mut(context) {
                             one.asked.lookups = lookups;

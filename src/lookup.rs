@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use medbind_core::identity::DeviceId;
-use medbind_core::time::Timestamp;
 
 use crate::asked::Asked;
 
@@ -53,8 +52,8 @@ struct Flight {
     token: Option<u32>,
     /// The context that made the call, and without which its answer is lost.
     caller: Option<u32>,
-    overdue: Timestamp,
-    /// What is left until then by ticks: a clock that is set back moves `overdue` away.
+    /// How long the call may still say nothing. Counted by ticks: no step of the clock ends a call
+    /// that is answered, or keeps one that is not.
     left: Duration,
     /// Whether the call is for requests under way alone.
     under_way: bool,
@@ -185,7 +184,6 @@ impl Lookups {
             .or_insert_with(|| Flight {
                 token: None,
                 caller: None,
-                overdue: Timestamp::MAX,
                 left: Duration::ZERO,
                 under_way: false,
                 waiters: Vec::new(),
@@ -205,19 +203,11 @@ impl Lookups {
     }
 
     /// The call for `device` was made from `caller`.
-    pub fn called(
-        &mut self,
-        device: &DeviceId,
-        token: u32,
-        caller: u32,
-        now: Timestamp,
-        timeout: Duration,
-    ) {
+    pub fn called(&mut self, device: &DeviceId, token: u32, caller: u32, timeout: Duration) {
         if let Some(flight) = self.flights.get_mut(device) {
             flight.token = Some(token);
             flight.caller = Some(caller);
             flight.left = timeout.saturating_add(GRACE);
-            flight.overdue = now.after(flight.left);
             let mut waits = flight.waiters.iter().map(|waiter| waiter.wait);
             flight.under_way = waits.all(|wait| wait == Wait::UnderWay);
             if flight.under_way {
@@ -330,11 +320,11 @@ impl Lookups {
     }
 
     /// A tick, `period` after the last one. Gives the devices whose call has said nothing long past its
-    /// deadline, by the clock or by the ticks.
-    pub fn overdue(&mut self, now: Timestamp, period: Duration) -> Vec<DeviceId> {
+    /// deadline.
+    pub fn overdue(&mut self, period: Duration) -> Vec<DeviceId> {
         let mut overdue = Vec::new();
         for (device, flight) in &mut self.flights {
-            if flight.token.is_some() && (flight.overdue < now || flight.left.is_zero()) {
+            if flight.token.is_some() && flight.left.is_zero() {
                 overdue.push(device.clone());
             }
             flight.left = flight.left.saturating_sub(period);
@@ -379,10 +369,6 @@ mod tests {
         }
     }
 
-    fn at(millis: i64) -> Timestamp {
-        Timestamp::from_unix_millis(millis)
-    }
-
     const LIMITS: Limits = Limits {
         in_all: 200,
         a_device: 50,
@@ -394,7 +380,7 @@ mod tests {
         let mut lookups = Lookups::new(LIMITS);
         let a = device("a");
         assert!(matches!(lookups.join(&a, paused(2)), Joined::Calls));
-        lookups.called(&a, 7, 2, at(0), TIMEOUT);
+        lookups.called(&a, 7, 2, TIMEOUT);
         assert!(matches!(lookups.join(&a, paused(3)), Joined::Waits));
         assert!(matches!(
             lookups.join(&device("b"), paused(4)),
@@ -412,13 +398,13 @@ mod tests {
         let mut lookups = Lookups::new(LIMITS);
         let a = device("a");
         lookups.join(&a, paused(2));
-        lookups.called(&a, 7, 2, at(0), TIMEOUT);
+        lookups.called(&a, 7, 2, TIMEOUT);
         lookups.join(&a, paused(3));
         lookups.leave(2);
         assert_eq!(lookups.orphans(), std::slice::from_ref(&a));
         assert_eq!(lookups.device_of(7), None);
         assert!(matches!(lookups.join(&a, paused(4)), Joined::Calls));
-        lookups.called(&a, 8, 4, at(0), TIMEOUT);
+        lookups.called(&a, 8, 4, TIMEOUT);
         assert!(lookups.orphans().is_empty());
         lookups.leave(3);
         lookups.leave(4);
@@ -438,14 +424,14 @@ mod tests {
         for context in 0..1_000 {
             if matches!(lookups.join(&a, paused(context)), Joined::Calls) {
                 calls += 1;
-                lookups.called(&a, context, context, at(0), TIMEOUT);
+                lookups.called(&a, context, context, TIMEOUT);
             }
             lookups.leave(context);
         }
         assert_eq!(calls, LIMITS.a_device);
         // One that has not called leaves nothing behind.
         lookups.join(&device("b"), paused(2_000));
-        lookups.called(&device("b"), 2_000, 2_000, at(0), TIMEOUT);
+        lookups.called(&device("b"), 2_000, 2_000, TIMEOUT);
         lookups.join(&device("b"), paused(2_001));
         lookups.leave(2_001);
         assert_eq!(lookups.waiting.all, LIMITS.a_device + 1);
@@ -459,7 +445,7 @@ mod tests {
         assert_eq!(lookups.withdraw(&a).map(|w| w.context), Some(2));
         assert!(lookups.is_empty() && lookups.waiting.all == 0);
         lookups.join(&a, paused(2));
-        lookups.called(&a, 7, 2, at(0), TIMEOUT);
+        lookups.called(&a, 7, 2, TIMEOUT);
         lookups.join(&a, paused(3));
         lookups.leave(2);
         lookups.join(&a, paused(4));
@@ -578,14 +564,12 @@ mod tests {
         let mut lookups = Lookups::new(LIMITS);
         let a = device("a");
         lookups.join(&a, paused(2));
-        lookups.called(&a, 7, 2, at(0), TIMEOUT);
+        lookups.called(&a, 7, 2, TIMEOUT);
         let period = Duration::from_millis(100);
-        assert!(lookups.overdue(at(1_050), period).is_empty());
-        assert_eq!(lookups.overdue(at(1_051), period), std::slice::from_ref(&a));
-        // 1,050 ms by the ticks, two of which have passed, and the part of one before the first.
-        for tick in 3..=11 {
-            assert!(lookups.overdue(at(-9_000), period).is_empty(), "{tick}");
+        // 1,050 ms, and the part of a tick before the first.
+        for tick in 1..=11 {
+            assert!(lookups.overdue(period).is_empty(), "{tick}");
         }
-        assert_eq!(lookups.overdue(at(-9_000), period), [a]);
+        assert_eq!(lookups.overdue(period), [a]);
     }
 }
