@@ -77,10 +77,8 @@ enum Stage {
 enum Again {
     /// It goes on, for now at least.
     GoesOn,
-    /// The registry has to be asked, and enough calls are open.
+    /// The registry has to be asked, and no call can be made now.
     Waits,
-    /// The host has refused the call, and would refuse the next.
-    Refused,
     /// It is to be reset.
     Ends,
 }
@@ -687,9 +685,7 @@ impl<H: Host> Guard<H> {
                     let mut calls = calls_left(memory);
                     match self.recheck_one(memory, context, Turn::Later, said, &mut calls, now) {
                         Again::GoesOn => {}
-                        Again::Waits | Again::Refused => {
-                            memory.live.queue_again(context, Turn::Later);
-                        }
+                        Again::Waits => memory.live.queue_again(context, Turn::Later),
                         Again::Ends => cut.push(context),
                     }
                 }
@@ -744,10 +740,6 @@ impl<H: Host> Guard<H> {
             match self.recheck_one(memory, context, turn, None, &mut calls, now) {
                 Again::GoesOn => {}
                 Again::Waits => waits.push((context, turn)),
-                Again::Refused => {
-                    calls = 0;
-                    waits.push((context, turn));
-                }
                 Again::Ends => cut.push(context),
             }
         }
@@ -808,7 +800,9 @@ impl<H: Host> Guard<H> {
                         return Again::GoesOn;
                     }
                     if may_wait {
-                        return Again::Refused;
+                        // The host would refuse the next call too.
+                        *calls = 0;
+                        return Again::Waits;
                     }
                 }
                 // Fail closed: whether the permit still holds cannot be found out.
