@@ -29,7 +29,11 @@ pub(crate) async fn check(path: &Path) -> Result<(), OpenError> {
     let has_log = fs::metadata(log_of(path)).is_ok_and(|log| log.len() > 0);
     // Without the log first, where that can tell already that it is not ours.
     if id == 0 || !has_log {
-        look(path, true).await?;
+        match look(path, true).await {
+            // A disk that fills up while the log is folded in leaves a part of it in the file.
+            Err(OpenError::Damaged { .. }) if has_log => {}
+            looked => looked?,
+        }
     }
     if has_log {
         look(path, false).await?;

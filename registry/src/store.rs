@@ -29,8 +29,12 @@ pub(crate) const EDGE_READERS: u32 = 4;
 pub(crate) const OPERATOR_READERS: u32 = 4;
 /// A reader is waited for so long.
 const READER_TIMEOUT: Duration = Duration::from_secs(10);
-/// `SQLITE_FULL` (<https://www.sqlite.org/rescode.html>).
-const SQLITE_FULL: &str = "13";
+// <https://www.sqlite.org/rescode.html>.
+const SQLITE_CORRUPT: u32 = 11;
+const SQLITE_FULL: u32 = 13;
+const SQLITE_NOTADB: u32 = 26;
+/// The log's index cannot grow: `SQLite` tells a full disk by it there, and by nothing else.
+const SQLITE_IOERR_SHMSIZE: u32 = 4874;
 
 /// Why the database cannot be used at start.
 #[derive(Debug, thiserror::Error)]
@@ -99,17 +103,37 @@ pub(crate) enum StoreError {
     Database(sqlx::Error),
 }
 
-fn is_full(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(DatabaseError::code);
-    code.is_some_and(|code| code == SQLITE_FULL)
+/// What is wrong, as far as it makes a difference here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    Full,
+    Damaged,
+    Other,
+}
+
+impl Trouble {
+    fn of(error: &sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(DatabaseError::code);
+        code.and_then(|code| code.parse().ok())
+            .map_or(Self::Other, Self::of_code)
+    }
+
+    /// By `SQLite`'s extended code, whose low octet is the plain one.
+    fn of_code(code: u32) -> Self {
+        match (code, code & 0xff) {
+            (SQLITE_IOERR_SHMSIZE, _) | (_, SQLITE_FULL) => Self::Full,
+            (_, SQLITE_CORRUPT | SQLITE_NOTADB) => Self::Damaged,
+            _ => Self::Other,
+        }
+    }
 }
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        match error {
-            error if is_full(&error) => Self::Full,
-            sqlx::Error::PoolTimedOut => Self::Busy,
-            error => Self::Database(error),
+        match (Trouble::of(&error), error) {
+            (Trouble::Full, _) => Self::Full,
+            (_, sqlx::Error::PoolTimedOut) => Self::Busy,
+            (_, error) => Self::Database(error),
         }
     }
 }
@@ -409,17 +433,13 @@ pub(crate) async fn read_head(
 /// What went wrong with the database at start, for whoever started it.
 pub(crate) fn explain(path: &Path, source: sqlx::Error) -> OpenError {
     let path = path.to_owned();
-    if is_full(&source) {
-        return OpenError::Full(path);
-    }
-    let code = source.as_database_error().and_then(DatabaseError::code);
-    match code.as_deref() {
-        // SQLITE_CORRUPT and SQLITE_NOTADB.
-        Some("11" | "26") => OpenError::Damaged {
+    match Trouble::of(&source) {
+        Trouble::Full => OpenError::Full(path),
+        Trouble::Damaged => OpenError::Damaged {
             path,
             why: source.to_string(),
         },
-        Some(_) | None => OpenError::Open { path, source },
+        Trouble::Other => OpenError::Open { path, source },
     }
 }
 
@@ -506,6 +526,22 @@ async fn identity(
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn a_full_disk_and_a_damaged_file_are_known_by_each_of_their_codes() {
+        for (code, trouble) in [
+            (13, Trouble::Full),
+            (4874, Trouble::Full),
+            (11, Trouble::Damaged),
+            (779, Trouble::Damaged),
+            (26, Trouble::Damaged),
+            (10, Trouble::Other),
+            (778, Trouble::Other),
+            (14, Trouble::Other),
+        ] {
+            assert_eq!(Trouble::of_code(code), trouble, "{code}");
+        }
+    }
 
     #[test]
     fn every_migration_has_a_number_of_its_own() {

@@ -116,6 +116,43 @@ async fn a_database_of_a_newer_version_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_first_start_that_a_full_disk_ended_goes_on_once_there_is_room() {
+    let made = tempfile::tempdir().unwrap();
+    let database = made.path().join(DATABASE_FILE);
+    let mut connection = open(&database).await;
+    sqlx::query("PRAGMA journal_mode = WAL")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    // What comes before the first migration.
+    let none = sqlx::migrate::Migrator::with_migrations(Vec::new());
+    none.run(&mut connection).await.unwrap();
+    let left = tempfile::tempdir().unwrap();
+    for name in [DATABASE_FILE, "registry.sqlite-wal"] {
+        std::fs::copy(made.path().join(name), left.path().join(name)).unwrap();
+    }
+    connection.close().await.unwrap();
+
+    // Of the pages in the log, the first found room in the file.
+    let log = std::fs::read(left.path().join("registry.sqlite-wal")).unwrap();
+    let page = first_page(&log);
+    assert!(u32::from_be_bytes(page[28..32].try_into().unwrap()) > 1);
+    std::fs::write(left.path().join(DATABASE_FILE), page).unwrap();
+    let alone = tempfile::tempdir().unwrap();
+    std::fs::write(alone.path().join(DATABASE_FILE), page).unwrap();
+    is_left_alone(alone.path(), "damaged").await;
+    Registry::open(left.path()).await;
+}
+
+/// The newest first page of a log (<https://www.sqlite.org/fileformat.html>, 4.1).
+fn first_page(log: &[u8]) -> &[u8] {
+    let size = u32::from_be_bytes(log[8..12].try_into().unwrap()) as usize;
+    let mut frames = log[32..].chunks_exact(24 + size);
+    let newest = frames.rfind(|frame| frame[..4] == [0, 0, 0, 1]);
+    &newest.unwrap()[24..]
+}
+
+#[tokio::test]
 async fn a_database_of_somebody_else_is_left_alone() {
     for (number, setting) in [
         "PRAGMA journal_mode = DELETE",
