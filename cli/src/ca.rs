@@ -61,9 +61,14 @@ pub struct DeviceCa {
     pub not_after: i64,
 }
 
-/// Whether a directory is a device CA's.
+/// Whether a directory is a device CA's, or that of its root.
 pub fn is_device_ca(dir: &Path) -> bool {
-    dir.join(SETTINGS_FILE).exists()
+    let of_root = || {
+        let dir = fs::canonicalize(dir).ok()?;
+        let of = dir.parent().filter(|_| dir.ends_with(ROOT))?;
+        Some(of.join(SETTINGS_FILE).exists())
+    };
+    dir.join(SETTINGS_FILE).exists() || of_root().unwrap_or(false)
 }
 
 impl DeviceCa {

@@ -19,11 +19,22 @@ use crate::output;
 
 /// The infrastructure CA of a registry's data directory.
 pub fn infrastructure(dir: &Path) -> Result<CertificateAuthority, Failure> {
+    let next = "name the infrastructure CA's directory, with cert.pem and key.pem: `medbind serve` \
+                made it, DATA_DIR/infra-ca";
+    let path = dir.display();
+    if ca::is_device_ca(dir) {
+        // What it signed for an operator or a server, everybody would refuse.
+        return Err(Failure::usage(format_args!(
+            "{path} is a device CA, and signs nothing of the infrastructure"
+        ))
+        .next(next));
+    }
     CertificateAuthority::load(dir).map_err(|error| {
-        Failure::usage(error).next(
-            "name the infrastructure CA's directory, with cert.pem and key.pem: `medbind serve` \
-             made it, DATA_DIR/infra-ca",
-        )
+        match &error {
+            PkiError::File { .. } => Failure::usage(error),
+            _ => Failure::usage(format_args!("{path}: {error}")),
+        }
+        .next(next)
     })
 }
 

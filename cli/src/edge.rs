@@ -7,10 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use medbind_core::identity::check_namespace;
-use medbind_registry::pki::{Purpose, write_new_directory};
+use medbind_registry::pki::{CertificateAuthority, Purpose, write_new_directory};
 use medbind_registry::role::Role;
+use rcgen::PublicKeyData as _;
 use reqwest::Url;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::json;
+use x509_cert::Certificate;
+use x509_cert::der::{Decode as _, Encode as _};
 
 use crate::args::{EdgeInit, Global};
 use crate::ca::{DeviceCa, Settings, issuer_yaml};
@@ -202,6 +207,7 @@ pub fn init(args: &EdgeInit, global: &Global) -> Outcome {
 
     let authority = credentials::infrastructure(&args.infra_ca)?;
     let (settings, issuing_pem, trusted_pem) = device_ca(args)?;
+    two_cas(args, &authority, &[&issuing_pem, &trusted_pem])?;
     let module = read_module(&args.module)?;
     let issue = |purpose| credentials::issue(&authority, &purpose, credentials::VALIDITY);
     let server = issue(Purpose::Server(vec![args.name.clone()]))?;
@@ -492,6 +498,37 @@ fn device_ca(args: &EdgeInit) -> Result<(Settings, String, String), Failure> {
         identity,
     };
     Ok((settings, pem.clone(), pem))
+}
+
+/// One CA for both would let in every edge, operator and server of the infrastructure as a device.
+fn two_cas(
+    args: &EdgeInit,
+    infrastructure: &CertificateAuthority,
+    of_devices: &[&str],
+) -> Result<(), Failure> {
+    let key = infrastructure.issuer().key().subject_public_key_info();
+    // What cannot be read is told of where it is needed.
+    let one = of_devices
+        .iter()
+        .flat_map(|pem| CertificateDer::pem_slice_iter(pem.as_bytes()).flatten())
+        .filter_map(|der| Certificate::from_der(&der).ok())
+        .map(|certificate| {
+            certificate
+                .tbs_certificate()
+                .subject_public_key_info()
+                .to_der()
+        })
+        .any(|spki| spki.is_ok_and(|spki| spki == key));
+    if one {
+        return Err(Failure::usage(format_args!(
+            "--infra-ca {} and --device-ca {} are one CA: what it signs for edges, operators and \
+             servers would be let in as devices",
+            args.infra_ca.display(),
+            args.device_ca.display()
+        ))
+        .next("name the CA that signs your devices, and nothing else, with --device-ca"));
+    }
+    Ok(())
 }
 
 /// What Envoy cannot read as it starts would leave every device outside.

@@ -463,3 +463,62 @@ fn a_ca_that_is_not_valid_yet_is_shown_and_said_until_it_is_renewed() {
     let ran = desk.run(&issue("bob")).ended_with(0);
     assert!(!ran.err.contains("not valid before"), "{}", ran.err);
 }
+
+#[test]
+fn neither_ca_is_taken_for_the_other() {
+    let desk = desk();
+    let root = [
+        "ca",
+        "init",
+        "chained",
+        "--namespace",
+        "acme",
+        "--intermediate",
+    ];
+    desk.run(&root).ended_with(0);
+    let issue = ["ca", "issue", "ann", "--ca"];
+    desk.run(&[&issue[..], &["infra-ca", "--operator", "ann"]].concat())
+        .ended_with(0);
+    let files = ["ann/key.pem", "ann/cert.pem", "ann/ca.pem"];
+    let before = files.map(|file| desk.read(file));
+    let more = ["--name", "e.example", "--service", "https://s.example"];
+    for ca in ["ca", "chained", "chained/root"] {
+        let renewing = [&issue[..], &[ca, "--renew"]].concat();
+        let init = [&INIT[..2], &["--infra-ca", ca], &INIT[4..], &more, &["e"]].concat();
+        for args in [renewing, init, vec!["ca", "renew", ca]] {
+            let ran = desk.run(&args).ended_with(2);
+            let told = format!("{ca} is a device CA");
+            assert!(ran.err.contains(&told), "{args:?}: {}", ran.err);
+        }
+    }
+    assert_eq!(files.map(|file| desk.read(file)), before);
+
+    let swapped = |ca, own: &[&str]| {
+        let both = ["--infra-ca", "infra-ca", "--device-ca", ca];
+        desk.run(&[&INIT[..2], &both, &INIT[6..], &more, own, &["e"]].concat())
+    };
+    let as_file = swapped("infra-ca/cert.pem", &["--namespace", "acme"]).ended_with(2);
+    assert!(as_file.err.contains("are one CA"), "{}", as_file.err);
+    let as_directory = swapped("infra-ca", &[]).ended_with(2);
+    assert!(
+        as_directory.err.contains("medbind ca init"),
+        "{}",
+        as_directory.err
+    );
+    assert!(!desk.path("e").exists());
+    swapped("chained", &[]).ended_with(0);
+}
+
+#[test]
+fn a_ca_of_two_certificates_is_refused_and_says_so() {
+    let desk = desk();
+    ending_ca(&desk, "other", 100);
+    let both = desk.read("infra-ca/cert.pem") + &desk.read("other/cert.pem");
+    desk.write("infra-ca/cert.pem", both);
+    let issue = ["ca", "issue", "ann", "--ca", "infra-ca", "--operator", "a"];
+    for args in [&issue[..], &["ca", "renew", "infra-ca"]] {
+        let ran = desk.run(args).ended_with(2);
+        let told = "infra-ca: the certificate does not parse: the file holds 2 of them";
+        assert!(ran.err.contains(told), "{}", ran.err);
+    }
+}

@@ -27,7 +27,7 @@ impl CertificateFacts {
         now.after(within.min(third)) > self.not_after
     }
 
-    /// Reads the first certificate of a PEM text.
+    /// Reads the one certificate of a PEM text.
     pub fn from_pem(pem: &str) -> Result<Self, PkiError> {
         let certificate = parse_certificate(pem)?;
         let body = certificate.tbs_certificate();

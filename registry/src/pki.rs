@@ -389,10 +389,17 @@ fn set_validity(
 }
 
 pub(crate) fn parse_certificate(pem: &str) -> Result<Certificate, PkiError> {
-    Certificate::from_pem(pem.as_bytes()).map_err(|error| PkiError::Parse {
+    let failed = |why| PkiError::Parse {
         what: "the certificate",
-        why: error.to_string(),
-    })
+        why,
+    };
+    let count = pem.matches("BEGIN CERTIFICATE").count();
+    if count > 1 {
+        return Err(failed(format!(
+            "the file holds {count} of them, and one is expected"
+        )));
+    }
+    Certificate::from_pem(pem.as_bytes()).map_err(|error| failed(error.to_string()))
 }
 
 /// A time of a certificate.
@@ -404,11 +411,7 @@ pub(crate) fn moment(time: &x509_cert::time::Time) -> Timestamp {
 /// Whether two texts hold one CA certificate each, both of one CA: all but serial and validity is
 /// the same.
 fn is_same_authority(one: &str, other: &str) -> bool {
-    let alone = |pem: &str| {
-        let only = pem.matches("BEGIN CERTIFICATE").count() == 1;
-        only.then(|| parse_certificate(pem).ok()).flatten()
-    };
-    let (Some(one), Some(other)) = (alone(one), alone(other)) else {
+    let (Ok(one), Ok(other)) = (parse_certificate(one), parse_certificate(other)) else {
         return false;
     };
     let (one, other) = (one.tbs_certificate(), other.tbs_certificate());
