@@ -1,6 +1,6 @@
 //! How is a device made? Key, certificate, claim code and secret, label.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,7 +26,7 @@ use crate::batch::{self, Enrolled};
 use crate::ca::{self, DeviceCa};
 use crate::failure::{Failure, Outcome};
 use crate::label::Label;
-use crate::ledger::Ledger;
+use crate::ledger::{self, Ledger};
 use crate::output::{self, put};
 use crate::source::{self, Source};
 use crate::workshop::Workshop;
@@ -239,7 +239,7 @@ impl Plan<'_> {
             bar.set_message("");
             there
         } else {
-            refuse_what_is_there(devices, self.args.from.is_some())?;
+            refuse_what_is_there(devices, self.args)?;
             HashMap::new()
         };
         let mut ledgers = Ledgers::open(self.args)?;
@@ -517,9 +517,13 @@ fn refused_by_a_guard(device: &DeviceId, why: &dyn std::fmt::Display) -> Failure
 }
 
 /// Before the first one is made.
-fn refuse_what_is_there(devices: &[Device], batch: bool) -> Result<(), Failure> {
+fn refuse_what_is_there(devices: &[Device], args: &Provision) -> Result<(), Failure> {
+    let batch = args.from.is_some();
     let Some(there) = devices.iter().find(|device| device.dir.exists()) else {
-        return Ok(());
+        return match &args.secrets {
+            Some(path) => refuse_another_secret(devices, path, batch),
+            None => Ok(()),
+        };
     };
     let failure = Failure::refused(format_args!(
         "{} is there already, and keys are never overwritten",
@@ -534,6 +538,40 @@ fn refuse_what_is_there(devices: &[Device], batch: bool) -> Result<(), Failure> 
         failure
             .next("for a new certificate of the same device add --renew, else choose another --out")
     })
+}
+
+/// A device that stood twice in the file of --secrets would be claimed with the wrong one.
+fn refuse_another_secret(devices: &[Device], path: &Path, batch: bool) -> Result<(), Failure> {
+    // A pipe is read by somebody else.
+    if !path.is_file() {
+        return Ok(());
+    }
+    let devices: HashSet<&[u8]> = devices
+        .iter()
+        .map(|device| device.id.as_str().as_bytes())
+        .collect();
+    for line in ledger::lines(path)? {
+        let text = line?.text;
+        let device = text.split(|octet| *octet == b',').next();
+        let Some(device) = device.filter(|device| devices.contains(device)) else {
+            continue;
+        };
+        let failure = Failure::refused(format_args!(
+            "{} has a secret of {} already: what wrote it was interrupted, or made the device in \
+             another directory",
+            path.display(),
+            String::from_utf8_lossy(device)
+        ));
+        return Err(if batch {
+            failure.next(
+                "to go on with a batch that stopped add --continue; where the device was made \
+                 elsewhere, name another file",
+            )
+        } else {
+            failure.next("where no device has it, take the line away; else name another file")
+        });
+    }
+    Ok(())
 }
 
 fn failed(error: &rcgen::Error) -> Failure {

@@ -383,6 +383,39 @@ fn a_disk_that_is_full_stops_a_batch_that_goes_on_once_there_is_room() {
     all_is_there(&desk);
 }
 
+fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
+#[test]
+fn no_device_is_made_beside_a_secret_that_an_interruption_left() {
+    let desk = Desk::with_ca(&[]);
+    let all = "provision --ca ca --class cgm --portal https://portal.example --secrets secrets.csv";
+    let batch = format!("{all} --from SN0001 --count 2");
+    let one = format!("{all} --serial SN0001");
+    // Somebody else's, the one of a device that was not made, and it without its end.
+    let other = "device,code,secret\nacme:SN00012,1111-1111-1111-1,AAAA\n";
+    let left = "acme:SN0001,0000-0000-0000-1,BBBB\n";
+    for left in [left, &left[..20]] {
+        let was = format!("{other}{left}");
+        desk.write("secrets.csv", &was);
+        for (line, next) in [(&batch, "--continue"), (&one, "take the line away")] {
+            let refused = desk.run(&words(line)).ended_with(1);
+            let told = "secrets.csv has a secret of acme:SN0001 already";
+            assert!(refused.err.contains(told), "{}", refused.err);
+            assert!(refused.err.contains(next), "{}", refused.err);
+        }
+        assert_eq!(desk.read("secrets.csv"), was);
+        assert!(!desk.path("devices/SN0001").exists());
+    }
+    desk.run(&words(&format!("{batch} --continue")))
+        .ended_with(0);
+    let rows = desk.read("secrets.csv");
+    assert!(rows.starts_with(other), "{rows}");
+    assert_eq!(rows.lines().count(), 4);
+    assert_eq!(rows.matches("acme:SN0001,").count(), 1);
+}
+
 #[test]
 fn who_goes_on_with_a_batch_is_alone() {
     let desk = Desk::with_ca(&[]);
