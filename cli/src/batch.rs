@@ -93,7 +93,7 @@ pub fn go_on(
             continue;
         };
         let aside = workshop.set_aside(&device.dir)?;
-        warn(&format!(
+        output::warning(format_args!(
             "{} was half made ({why}): it is made anew, and what was there is in {}",
             device.id,
             aside.display()
@@ -106,10 +106,6 @@ pub fn go_on(
             There::Nothing | There::HalfMade(_) => None,
         });
     Ok(whole.collect())
-}
-
-fn warn(what: &str) {
-    anstream::eprintln!("{YELLOW}warning:{YELLOW:#} {what}", YELLOW = output::YELLOW);
 }
 
 /// Some devices by name, and how many more there are.
@@ -357,7 +353,7 @@ impl SecretRows {
             ));
         }
         if !on_labels.is_empty() {
-            warn(&format!(
+            output::warning(format_args!(
                 "the claim secret of {} stands on the label alone, and not in {}",
                 some(&on_labels),
                 path.display()
@@ -380,7 +376,7 @@ impl SecretRows {
             for row in &self.taken_out {
                 ledger.append(&format!("{row}\n"))?;
             }
-            warn(&format!(
+            output::warning(format_args!(
                 "{} had {} lines of devices that were not made: they are in {} now",
                 self.path.display(),
                 self.taken_out.len(),

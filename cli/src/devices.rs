@@ -41,7 +41,7 @@ pub async fn claim(args: &Claim, global: &Global) -> Outcome {
 fn ask_for_secret() -> Result<String, Failure> {
     let input = std::io::stdin();
     if input.is_terminal() {
-        anstream::eprint!("claim secret (20 characters, on the label): ");
+        output::ask("claim secret (20 characters, on the label): ");
     }
     let mut line = String::new();
     let read = input.lock().read_line(&mut line);
@@ -84,9 +84,7 @@ pub async fn expire(args: &Expire, global: &Global) -> Outcome {
     show_change(global, "set the end of", &record);
     let now = Timestamp::from_unix_millis(jiff::Timestamp::now().as_millisecond());
     if args.at.is_some_and(|at| at <= now) {
-        anstream::eprintln!(
-            "note: that is past: from now on the device is refused, binding_expired"
-        );
+        output::note("note: that is past: from now on the device is refused, binding_expired");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -94,10 +92,10 @@ pub async fn expire(args: &Expire, global: &Global) -> Outcome {
 /// `medbind revoke`.
 pub async fn revoke(args: &Revoke, global: &Global) -> Outcome {
     if !args.yes && std::io::stdin().is_terminal() {
-        anstream::eprint!(
+        output::ask(format_args!(
             "{} is refused for good and never comes back. Revoke it? [y/N] ",
             args.change.device
-        );
+        ));
         let mut answer = String::new();
         let read = std::io::stdin().lock().read_line(&mut answer);
         read.map_err(|error| Failure::usage(format_args!("cannot read the answer: {error}")))?;

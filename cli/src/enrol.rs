@@ -271,7 +271,7 @@ impl Tally {
         if let Some(imported) = progress.imported {
             let steps = |count: u64| count.checked_div(STEP);
             if bar.is_hidden() && show_errors && steps(imported) > steps(self.imported) {
-                anstream::eprintln!("{imported} enrolled so far");
+                output::note(format_args!("{imported} enrolled so far"));
             }
             self.imported = imported;
             bar.set_message(format!(", {imported} enrolled"));
@@ -286,7 +286,7 @@ impl Tally {
             (None, _) => {}
             (Some(error), Some(line)) => {
                 if show_errors {
-                    bar.suspend(|| anstream::eprintln!("line {line}: {error}"));
+                    bar.suspend(|| output::note(format_args!("line {line}: {error}")));
                 }
                 if self.errors.len() < MAX_ERRORS {
                     self.errors.push(json!({"line": line, "error": error}));

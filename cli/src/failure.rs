@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
+use crate::output;
+
 /// Whose fault it is, and so the exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -115,12 +117,13 @@ impl Failure {
                 "retry_after": self.retry_after,
                 "next": self.next,
             });
-            anstream::eprintln!("{object}");
+            output::note(object);
             return;
         }
-        anstream::eprintln!("{RED}error:{RED:#} {}", self.what, RED = crate::output::RED);
+        let (red, bold) = (output::RED, output::BOLD);
+        output::note(format_args!("{red}error:{red:#} {}", self.what));
         if let Some(next) = &self.next {
-            anstream::eprintln!("  {BOLD}next:{BOLD:#} {next}", BOLD = crate::output::BOLD);
+            output::note(format_args!("  {bold}next:{bold:#} {next}"));
         }
     }
 }

@@ -122,11 +122,13 @@ pub async fn list(args: &List, global: &Global) -> Outcome {
         let headings = ["DEVICE", "STATE", "ACCOUNT", "CLASS", "EPOCH", "REVISION"];
         output::text(&output::table(&headings, &rows));
         if rows.is_empty() {
-            anstream::eprintln!("{}", nothing_found(args.pseudonym.is_some()));
+            output::note(nothing_found(args.pseudonym.is_some()));
         }
     }
     if more && let Some(after) = after {
-        anstream::eprintln!("there are more: add --after {after}, or --limit 0 for all");
+        output::note(format_args!(
+            "there are more: add --after {after}, or --limit 0 for all"
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -215,11 +217,13 @@ pub async fn audit(args: &Audit, global: &Global) -> Outcome {
         let headings = ["AT", "BY", "WHAT", "DEVICE", "ACCOUNT", "REASON"];
         output::text(&output::table(&headings, &rows));
         if rows.is_empty() {
-            anstream::eprintln!("nothing was done");
+            output::note("nothing was done");
         }
     }
     if let Some(before) = before {
-        anstream::eprintln!("there are older ones: add --before {before}, or --limit 0 for all");
+        output::note(format_args!(
+            "there are older ones: add --before {before}, or --limit 0 for all"
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }

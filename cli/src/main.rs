@@ -1,5 +1,11 @@
 //! The command `medbind`: run a registry, make devices, claim and revoke them, check what guards
 //! them, and explain what it decides.
+#![deny(
+    clippy::disallowed_macros,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "they panic where nothing can be written"
+)]
 
 mod args;
 mod backup;
@@ -39,11 +45,22 @@ fn main() -> ExitCode {
     // Fails only where one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let json = cli.global.json;
-    match run(&cli) {
+    let status = match run(&cli) {
         Ok(status) => status,
         Err(failure) => {
             failure.print(json);
             failure.status()
+        }
+    };
+    match output::unwritten() {
+        None => status,
+        Some(failure) => {
+            failure.print(json);
+            if status == ExitCode::SUCCESS {
+                failure.status()
+            } else {
+                status
+            }
         }
     }
 }

@@ -1,8 +1,12 @@
 //! How is an answer shown? Colours, tables, JSON lines.
 
+use std::fmt;
 use std::io::{ErrorKind, Write as _};
+use std::sync::OnceLock;
 
 use clap::builder::styling::{AnsiColor, Style};
+
+use crate::failure::Failure;
 
 /// What is emphasised.
 pub const BOLD: Style = Style::new().bold();
@@ -24,23 +28,37 @@ macro_rules! put {
 }
 pub(crate) use put;
 
-/// Writes text to standard output. A reader that has gone away ends the process quietly, as a
-/// pipe does.
+/// Why standard output takes no more.
+static LOST: OnceLock<std::io::Error> = OnceLock::new();
+
+/// Writes text to standard output. Once that takes no more (its reader has gone away, its disk is
+/// full) nothing is written, and the command goes on: what it does, and the status that it ends
+/// with, are the same whoever reads.
 pub fn text(text: &str) {
     octets(text.as_bytes());
 }
 
 /// Writes octets to standard output, as [`text`] does.
 pub fn octets(octets: &[u8]) {
-    let mut out = anstream::stdout().lock();
-    match out.write_all(octets).and_then(|()| out.flush()) {
-        Ok(()) => {}
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
-        Err(error) => {
-            anstream::eprintln!("error: cannot write the answer: {error}");
-            std::process::exit(1);
-        }
+    if LOST.get().is_some() {
+        return;
     }
+    let mut out = anstream::stdout().lock();
+    if let Err(error) = out.write_all(octets).and_then(|()| out.flush()) {
+        // The first one stands.
+        let _ = LOST.set(error);
+    }
+}
+
+/// What there is to say of an answer that could not be written. A reader that has gone away has
+/// read what it wanted.
+pub fn unwritten() -> Option<Failure> {
+    let error = LOST
+        .get()
+        .filter(|error| error.kind() != ErrorKind::BrokenPipe)?;
+    Some(Failure::refused(format_args!(
+        "cannot write the answer: {error}"
+    )))
 }
 
 /// Writes a line to standard output.
@@ -48,9 +66,20 @@ pub fn line(line: &str) {
     text(&format!("{line}\n"));
 }
 
+/// Writes a line to standard error. One that cannot be written changes nothing of what the command
+/// does, nor of its status.
+pub fn note(words: impl fmt::Display) {
+    let _ = writeln!(anstream::stderr(), "{words}");
+}
+
+/// Asks on standard error, with the answer on the same line.
+pub fn ask(words: impl fmt::Display) {
+    let _ = write!(anstream::stderr(), "{words}");
+}
+
 /// Says on standard error what needs a look.
-pub fn warning(words: &str) {
-    anstream::eprintln!("{YELLOW}warning:{YELLOW:#} {words}");
+pub fn warning(words: impl fmt::Display) {
+    note(format_args!("{YELLOW}warning:{YELLOW:#} {words}"));
 }
 
 /// Writes a JSON value to standard output, on one line.

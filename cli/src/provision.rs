@@ -164,10 +164,7 @@ fn plan<'a>(args: &'a Provision, global: &Global) -> Result<Plan<'a>, Failure> {
         )));
     }
     if portal.is_none() && !args.renew {
-        anstream::eprintln!(
-            "{YELLOW}warning:{YELLOW:#} without --portal the QR code holds code and secret, and no link",
-            YELLOW = output::YELLOW
-        );
+        output::warning("without --portal the QR code holds code and secret, and no link");
     }
     Ok(Plan {
         args,

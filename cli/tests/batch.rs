@@ -8,7 +8,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Desk, Ran, mode};
+use common::{Desk, Ran, mode, unread};
 use medbind_core::certificate::PeerCertificate;
 use medbind_core::claim::{ClaimSecret, ClaimSecretHash};
 use rcgen::PublicKeyData as _;
@@ -175,6 +175,17 @@ fn a_batch_that_is_killed_again_and_again_goes_on_where_it_was() {
         told.iter()
             .all(|one| one["kept"] == true && one["secret"].is_null())
     );
+    all_is_there(&desk);
+}
+
+#[test]
+fn a_batch_whose_answer_nobody_reads_is_made_to_its_end() {
+    let desk = Desk::with_ca(&[]);
+    let args = batch(&["--json"]);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let ended = desk.command(&args).stdout(unread()).output().unwrap();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert_eq!(made(&desk), COUNT);
     all_is_there(&desk);
 }
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::Desk;
+use common::{Desk, unread};
 
 #[test]
 fn docs_commands_md_is_what_the_help_says() {
@@ -88,6 +88,18 @@ fn an_error_says_what_and_what_next_in_words_and_in_json() {
     ] {
         let ran = desk.run(&["list", "--registry", registry]).ended_with(2);
         assert!(ran.err.contains("https://"), "{}", ran.err);
+    }
+}
+
+#[test]
+fn a_command_that_fails_keeps_its_status_where_nothing_can_be_said() {
+    let desk = Desk::new();
+    for args in [&["check", "nope"][..], &["list", "--json"]] {
+        let full = std::fs::File::create("/dev/full").unwrap();
+        for stderr in [unread(), full.into()] {
+            let ended = desk.command(args).stderr(stderr).status().unwrap();
+            assert_eq!(ended.code(), Some(2), "{args:?}");
+        }
     }
 }
 

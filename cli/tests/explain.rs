@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Desk, guard_yaml, indented};
+use common::{Desk, guard_yaml, indented, unread};
 use medbind_core::deny::DenyCode;
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, DnValue,
@@ -184,6 +184,30 @@ fn a_permit_tells_who_by_which_rule_and_what_the_upstream_sees() {
             "x-medbind-traffic": "phi",
         })
     );
+}
+
+#[test]
+fn the_status_is_the_decisions_whoever_reads_the_answer() {
+    let desk = desk();
+    for (certificate, status) in [("stranger.pem", 1), ("good.pem", 0)] {
+        let args = ["explain", "--guard", "guard.yaml", "--at", AT];
+        let case = ["--certificate", certificate, "--bindings", "active.ndjson"];
+        let args = [&args[..], &case].concat();
+        for more in [&[][..], &["--json"]] {
+            let mut command = desk.command(&[&args[..], more].concat());
+            let ended = command.stdout(unread()).output().unwrap();
+            assert_eq!(ended.status.code(), Some(status), "{certificate}");
+            assert_eq!(String::from_utf8(ended.stderr).unwrap(), "");
+        }
+        // An answer that could not be written is none.
+        let full = std::fs::File::create("/dev/full").unwrap();
+        let mut command = desk.command(&[&args[..], &["--json"]].concat());
+        let ended = command.stdout(full).output().unwrap();
+        assert_eq!(ended.status.code(), Some(1), "{certificate}");
+        let error: Value = serde_json::from_slice(&ended.stderr).unwrap();
+        let what = error["error"].as_str().unwrap();
+        assert!(what.contains("cannot write the answer"), "{what}");
+    }
 }
 
 #[test]

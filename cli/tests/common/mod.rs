@@ -136,6 +136,12 @@ impl Desk {
     }
 }
 
+/// A pipe to a reader that has gone away.
+pub fn unread() -> Stdio {
+    let (_, to_nobody) = std::io::pipe().unwrap();
+    to_nobody.into()
+}
+
 /// `medbind serve` on the directory `data` of a desk, on a free port.
 pub const SERVE: [&str; 6] = [
     "serve",
@@ -161,10 +167,15 @@ impl Served {
     }
 
     /// Starts it by a command of ones own.
-    pub fn of(mut command: Command) -> Self {
+    pub fn of(command: Command) -> Self {
+        Self::logging_to(command, Stdio::null())
+    }
+
+    /// Starts it by a command of ones own, with this as standard error.
+    pub fn logging_to(mut command: Command, stderr: Stdio) -> Self {
         let mut process = command
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(stderr)
             .spawn()
             .unwrap();
         let mut line = String::new();
