@@ -39,6 +39,9 @@ pub async fn serve(args: &Serve, global: &Global) -> Outcome {
     let log = tracing_subscriber::fmt()
         .with_max_level(*level)
         .with_writer(std::io::stderr)
+        // It would write of a line that cannot be written to standard error, which panics where
+        // that takes nothing.
+        .log_internal_errors(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     // A second subscriber is no error: the first goes on.
     let _ = if global.json {
@@ -63,7 +66,7 @@ pub async fn serve(args: &Serve, global: &Global) -> Outcome {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
 
-    let running = medbind_registry::start(config)
+    let mut running = medbind_registry::start(config)
         .await
         .map_err(|error| not_started(&error))?;
     let address = running.local_addr();
@@ -96,12 +99,16 @@ pub async fn serve(args: &Serve, global: &Global) -> Outcome {
         );
         output::text(&text);
     }
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    let broken = tokio::select! {
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+        broken = running.broken() => Some(broken),
+    };
     running.shutdown().await;
-    Ok(ExitCode::SUCCESS)
+    match broken {
+        None => Ok(ExitCode::SUCCESS),
+        Some(what) => Err(Failure::refused(what).next("start it again")),
+    }
 }
 
 /// Which credentials the next step may name: the operator's may have been moved away.

@@ -4,7 +4,7 @@ mod common;
 
 use std::process::{Command, Stdio};
 
-use common::{Desk, SERVE, Served, mode};
+use common::{Desk, SERVE, Served, mode, unread};
 use serde_json::json;
 
 fn list(desk: &Desk, registry: &Served) -> common::Ran {
@@ -29,6 +29,31 @@ fn serve_tells_where_it_listens_and_what_it_made_and_ends_on_a_signal() {
         .status();
     assert!(killed.unwrap().success());
     assert_eq!(registry.ended(), Some(0));
+}
+
+#[test]
+fn a_registry_whose_log_cannot_be_written_goes_on() {
+    let mut desk = Desk::with_ca(&[]);
+    desk.set("MEDBIND_LOG", "trace");
+    let made = desk.provision("SN1", &[]);
+    let full = std::fs::File::create("/dev/full").unwrap();
+    for stderr in [unread(), full.into()] {
+        let registry = Served::logging_to(desk.command(&SERVE), stderr);
+        let base = registry.base();
+        let enrol = [
+            "enrol",
+            made["enrol"].as_str().unwrap(),
+            "--registry",
+            base.as_str(),
+            "--credentials",
+            "data/operator",
+        ];
+        desk.run(&enrol).ended_with(0);
+        list(&desk, &registry).ended_with(0);
+        let stop = ["stop", "--data-dir", "data"];
+        desk.run(&stop).ended_with(0);
+        assert_eq!(registry.ended(), Some(0));
+    }
 }
 
 #[test]

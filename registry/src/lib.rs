@@ -1,6 +1,11 @@
 //! The registry: devices, accounts, claims, and the change feed to the edge.
 //!
 //! [`start`] runs it on TLS with `SQLite` in a directory; `medbind serve` is a thin face of it.
+#![deny(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "they panic where nothing can be written"
+)]
 
 mod audit;
 mod backup;

@@ -16,7 +16,7 @@ use medbind_core::time::Timestamp;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
@@ -130,8 +130,10 @@ pub struct Running {
     stop: watch::Sender<bool>,
     connections: Arc<Semaphore>,
     max_connections: u32,
-    accepting: JoinHandle<()>,
-    keeping: JoinHandle<()>,
+    /// What runs until the stop.
+    tasks: JoinSet<()>,
+    /// Which of them accepts connections; the other looks after the certificates.
+    accepting: Id,
     store: Store,
     /// Let go of when the database is closed.
     data_dir: Arc<DataDir>,
@@ -153,15 +155,36 @@ impl Running {
         &self.warnings
     }
 
+    /// Waits until it is broken: a task has ended that runs until the stop. It accepts no
+    /// connection any more, or lets its certificates end. Answers what there is to say of it.
+    pub async fn broken(&mut self) -> String {
+        match self.tasks.join_next_with_id().await {
+            Some(ended) => self.tell_of(&ended),
+            None => "all of the registry's tasks have ended".to_owned(),
+        }
+    }
+
+    fn tell_of(&self, ended: &Result<(Id, ()), JoinError>) -> String {
+        let (id, how) = match ended {
+            Ok((id, ())) => (*id, "by itself".to_owned()),
+            Err(error) => (error.id(), error.to_string()),
+        };
+        let task = if id == self.accepting {
+            "accepts connections"
+        } else {
+            "looks after the certificates"
+        };
+        format!("the task that {task} ended: {how}")
+    }
+
     /// Stops: waiting polls are answered, requests that run are finished (at most ten seconds),
     /// the database is closed.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(mut self) {
         self.stop.send_replace(true);
-        if let Err(error) = self.accepting.await {
-            tracing::error!("the accepting task ended: {error}");
-        }
-        if let Err(error) = self.keeping.await {
-            tracing::error!("the task that looks after the certificates ended: {error}");
+        while let Some(ended) = self.tasks.join_next_with_id().await {
+            if ended.is_err() {
+                tracing::error!("{}", self.tell_of(&ended));
+            }
         }
         let all = self.connections.acquire_many(self.max_connections);
         if timeout(STOP_TIMEOUT, all).await.is_err() {
@@ -222,8 +245,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         anonymous: Arc::new(Semaphore::new(anonymous_slots(max_connections))),
         anonymous_idle: config.anonymous_idle,
     };
-    let keeping = tokio::spawn(keeper.keep(config.look_every, stopping));
-    let accepting = tokio::spawn(server.accept(listener));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(keeper.keep(config.look_every, stopping));
+    let accepting = tasks.spawn(server.accept(listener)).id();
     tracing::info!(address = %local_addr, "the registry listens");
     Ok(Running {
         local_addr,
@@ -232,8 +256,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         stop,
         connections,
         max_connections,
+        tasks,
         accepting,
-        keeping,
         store,
         data_dir,
     })
@@ -516,6 +540,26 @@ mod tests {
             warning.contains("may open 1024 files") && warning.contains("to 10064"),
             "{warning}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_accepts_no_more_says_that_it_is_broken() {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut config = Config::new(scratch.path().join("data"));
+        config.listen = ([127, 0, 0, 1], 0).into();
+        let mut running = start(config).await.unwrap();
+        let soon = timeout(Duration::from_millis(50), running.broken()).await;
+        assert!(soon.is_err(), "it is whole: {soon:?}");
+        running.tasks.abort_all();
+        let mut told = [running.broken().await, running.broken().await];
+        told.sort();
+        for (told, task) in told.iter().zip([
+            "the task that accepts connections ended: ",
+            "the task that looks after the certificates ended: ",
+        ]) {
+            assert!(told.starts_with(task), "{told}");
+        }
+        timeout(STOP_TIMEOUT, running.shutdown()).await.unwrap();
     }
 
     #[test]

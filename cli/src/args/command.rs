@@ -15,7 +15,7 @@ use super::registry::{Backup, Serve, Stop};
 const AFTER_HELP: &str = "\
 Exit status:
   0  done (explain: permit)
-  1  refused, or failed (explain: deny)
+  1  refused, or failed (explain: deny), or the answer cannot be written
   2  wrong usage or configuration
 
 An error, with --json, is one object on standard error:
@@ -83,7 +83,7 @@ pub struct Global {
 pub enum Command {
     /// Run the registry
     #[command(
-        long_about = "Run the registry.\n\nThe first start with an empty data directory makes everything: the database, the infrastructure CA, the server's certificate, one for an edge (DATA_DIR/edge) and one for an operator (DATA_DIR/operator), all with private file modes. It runs until Ctrl-C, SIGTERM or `medbind stop`.\n\nExit status: 0 it was stopped. 1 it could not start now, and may the next time: the port or the data directory is in use, the disk is full, the database is damaged. 2 it cannot start like this: an option is wrong, the address is not of this machine, the data directory cannot be written, or holds a database of a newer version or of somebody else."
+        long_about = "Run the registry.\n\nThe first start with an empty data directory makes everything: the database, the infrastructure CA, the server's certificate, one for an edge (DATA_DIR/edge) and one for an operator (DATA_DIR/operator), all with private file modes. It runs until Ctrl-C, SIGTERM or `medbind stop`.\n\nExit status: 0 it was stopped. 1 it could not start now, and may the next time: the port or the data directory is in use, the disk is full, the database is damaged; or a part of it has failed while it ran. 2 it cannot start like this: an option is wrong, the address is not of this machine, the data directory cannot be written, or holds a database of a newer version or of somebody else."
     )]
     #[command(
         after_long_help = "Examples:\n  medbind serve --data-dir /var/lib/medbind\n  medbind serve --data-dir data --listen 0.0.0.0:8443 --server-name registry.example\n  medbind serve --data-dir data --listen 127.0.0.1:0 --json   # the port stands in the answer"
