@@ -16,8 +16,8 @@ pub struct Config {
     /// The DNS names and IP addresses of the server's certificate. Where a later start names one
     /// that the certificate does not have, the certificate is made again.
     pub server_names: Vec<String>,
-    /// The most connections at a time; more wait to be accepted. Peers without a certificate get
-    /// a quarter of them.
+    /// The most connections at a time. One more takes the place of the oldest handshake, and waits
+    /// where there is none. Peers without a certificate get a quarter of them.
     pub max_connections: usize,
     /// A peer without a certificate is let go of after so long without a request. For tests.
     #[doc(hidden)]

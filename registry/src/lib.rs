@@ -21,6 +21,7 @@ mod enrol;
 mod facts;
 mod feed;
 mod files;
+mod handshakes;
 mod history;
 mod import;
 mod lines;

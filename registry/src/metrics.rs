@@ -21,7 +21,7 @@ pub(crate) struct Metrics {
     pub waiting: Gauge,
     /// Connections without a certificate that found no slot.
     pub refused_connections: Counter,
-    /// Handshakes that failed or took too long.
+    /// Handshakes that failed, took too long, or made room for others.
     pub failed_handshakes: Counter,
     /// When the certificates of the data directory end, by the name of their directory.
     pub certificates: Mutex<Vec<(&'static str, Timestamp)>>,
@@ -119,7 +119,7 @@ impl Metrics {
             (
                 "handshake_failures_total",
                 "counter",
-                "TLS handshakes that failed.",
+                "TLS handshakes that failed, took too long, or made room for others.",
                 self.failed_handshakes.get().to_string(),
             ),
             (

@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tower::ServiceExt as _;
 
 use crate::certificates::Certificates;
@@ -26,6 +27,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError, Made};
 use crate::feed::{Tail, stopped};
+use crate::handshakes::{Handshake, Handshakes};
 use crate::metrics::Metrics;
 use crate::ownership;
 use crate::pki::PkiError;
@@ -34,7 +36,7 @@ use crate::routes::{App, router};
 use crate::store::{OpenError, Store};
 use crate::tls::Keeper;
 
-/// A handshake that takes longer is given up.
+/// A handshake that takes longer is given up, and sooner where others need the connection.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The head of a request may take so long where the peer has a certificate, its first request may
 /// wait so long, and so may an HTTP/1 connection idle. For others [`Config::anonymous_idle`] holds.
@@ -242,6 +244,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         app,
         tls,
         connections: Arc::clone(&connections),
+        handshakes: Handshakes::default(),
         anonymous: Arc::new(Semaphore::new(anonymous_slots(max_connections))),
         anonymous_idle: config.anonymous_idle,
     };
@@ -321,6 +324,7 @@ struct Server {
     /// What new connections are answered with.
     tls: watch::Receiver<TlsAcceptor>,
     connections: Arc<Semaphore>,
+    handshakes: Handshakes,
     /// The part of the connections that peers without a certificate may have.
     anonymous: Arc<Semaphore>,
     anonymous_idle: Duration,
@@ -352,8 +356,9 @@ impl Server {
             match accepted {
                 Ok((stream, permit)) => {
                     let server = self.clone();
+                    let handshake = self.handshakes.begin();
                     tokio::spawn(async move {
-                        server.serve(stream).await;
+                        server.serve(stream, handshake).await;
                         drop(server);
                         drop(permit);
                     });
@@ -374,28 +379,39 @@ impl Server {
         &self,
         listener: &TcpListener,
     ) -> std::io::Result<(TcpStream, OwnedSemaphorePermit)> {
+        let (stream, _address) = listener.accept().await?;
+        if self.connections.available_permits() == 0 {
+            self.handshakes.let_go_of_oldest();
+        }
         let permit = Arc::clone(&self.connections).acquire_owned().await;
         let permit = permit.map_err(std::io::Error::other)?;
-        let (stream, _address) = listener.accept().await?;
         Ok((stream, permit))
     }
 
-    async fn serve(&self, stream: TcpStream) {
+    async fn shake_hands(
+        &self,
+        stream: TcpStream,
+        mut handshake: Handshake,
+    ) -> Option<TlsStream<TcpStream>> {
+        let acceptor = self.tls.borrow().clone();
+        let accepted = tokio::select! {
+            accepted = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => accepted.ok(),
+            () = handshake.let_go() => None,
+        };
+        match accepted {
+            Some(Ok(stream)) if handshake.ended() => return Some(stream),
+            Some(Err(error)) => tracing::debug!("handshake: {error}"),
+            Some(Ok(_)) | None => {}
+        }
+        self.app.metrics.failed_handshakes.add();
+        None
+    }
+
+    async fn serve(&self, stream: TcpStream, handshake: Handshake) {
         // Answers are small and written whole: waiting for more would only delay them.
         let _ = stream.set_nodelay(true);
-        let acceptor = self.tls.borrow().clone();
-        let handshake = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
-        let stream = match handshake.await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                self.app.metrics.failed_handshakes.add();
-                tracing::debug!("handshake: {error}");
-                return;
-            }
-            Err(_) => {
-                self.app.metrics.failed_handshakes.add();
-                return;
-            }
+        let Some(stream) = self.shake_hands(stream, handshake).await else {
+            return;
         };
         let (_, session) = stream.get_ref();
         let http2 = session.alpn_protocol() == Some(b"h2");

@@ -375,6 +375,35 @@ async fn who_shows_no_certificate_and_asks_nothing_is_let_go_of() {
 }
 
 #[tokio::test]
+async fn who_connects_and_says_nothing_keeps_nobody_out() {
+    let registry = Registry::new().await.stop().await;
+    let mut config = config(&registry.dir);
+    config.max_connections = 8;
+    let registry = registry.start_with(config).await;
+    let edge = registry.edge();
+    assert_eq!(edge.get("/v1/feed").await.0, StatusCode::OK);
+    let address = registry.running.local_addr();
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    // A handshake is given up after ten seconds.
+    let asked = registry.operator().request(Method::GET, "/metrics").send();
+    let answered = tokio::time::timeout(Duration::from_secs(5), asked).await;
+    let answered = answered.expect("it waits for the silent").unwrap();
+    assert_eq!(edge.get("/v1/feed").await.0, StatusCode::OK);
+
+    // No more of them were let go of than was needed, and nobody else.
+    let text = answered.text().await.unwrap();
+    for line in [
+        "medbind_registry_connections 2",
+        "medbind_registry_handshake_failures_total 34",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+    }
+}
+
+#[tokio::test]
 async fn most_connections_are_kept_for_those_who_show_a_certificate() {
     let registry = Registry::new().await.stop().await;
     let mut config = config(&registry.dir);
