@@ -1,5 +1,5 @@
 //! A registry that is killed in the middle of its work, or whose disk is full: what it acknowledged
-//! is on disk.
+//! is on disk. A command that is killed as it makes keys: what it leaves says of what it is.
 //!
 //! Of the kills: two rounds, and twenty where `MEDBIND_FULL` is set, as `cargo xtask test --full` does.
 
@@ -15,6 +15,7 @@ use std::time::Duration;
 use common::{Desk, SERVE, Served};
 use futures_util::StreamExt as _;
 use medbind_core::claim::{CODE_SYMBOLS, ClaimCode, ClaimSecret, SECRET_SYMBOLS};
+use medbind_registry::pki::CertificateAuthority;
 use reqwest::{Body, Certificate, Client, Identity};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -74,6 +75,28 @@ fn start_without_room(desk: &Desk) -> Served {
         .args(serve.get_args())
         .current_dir(desk.path(""));
     Served::of(limited)
+}
+
+/// Ends a command by a signal where it first writes into a file; answers what it has left in the
+/// directory.
+fn killed_as_it_writes(desk: &Desk, line: &str, directory: &str) -> Vec<String> {
+    let names = || {
+        let there = std::fs::read_dir(desk.path(directory)).unwrap();
+        let names = there.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.collect::<BTreeSet<_>>()
+    };
+    let before = names();
+    let program = desk.command(&line.split_whitespace().collect::<Vec<_>>());
+    let killed = Command::new("bash")
+        .args(["-c", "ulimit -c 0 -f 0; exec \"$0\" \"$@\""])
+        .arg(program.get_program())
+        .args(program.get_args())
+        .current_dir(desk.path(""))
+        .output()
+        .unwrap();
+    assert_eq!(killed.status.code(), None, "{killed:?}");
+    assert!(before.is_subset(&names()));
+    names().difference(&before).cloned().collect()
 }
 
 /// Takes that limit away.
@@ -400,4 +423,31 @@ fn a_disk_that_was_full_takes_changes_again_once_there_is_room() {
         );
     });
     registry.kill();
+}
+
+#[test]
+fn what_is_left_of_keys_is_named_after_what_was_made() {
+    let desk = Desk::new();
+    let now = medbind_core::time::Timestamp::from_unix_seconds(jiff::Timestamp::now().as_second());
+    let infra = CertificateAuthority::generate("infrastructure", now).unwrap();
+    infra.save(&desk.path("infra-ca")).unwrap();
+    let issue = "ca issue ann --ca infra-ca --operator ann";
+    for (line, directory, made) in [
+        ("ca init device-ca --namespace acme", "", "device-ca"),
+        (issue, "", "ann"),
+        ("ca issue ann --ca infra-ca --renew", "ann", "key.pem"),
+    ] {
+        if line.ends_with("--renew") {
+            desk.run(&issue.split(' ').collect::<Vec<_>>())
+                .ended_with(0);
+        }
+        let left = killed_as_it_writes(&desk, line, directory);
+        let [left] = &left[..] else {
+            panic!("{line}: {left:?}");
+        };
+        let chance = left
+            .strip_prefix(&format!("{made}."))
+            .and_then(|rest| rest.strip_suffix(".half-written"));
+        assert!(chance.is_some_and(|chance| chance.len() == 6), "{left}");
+    }
 }

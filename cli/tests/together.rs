@@ -4,7 +4,8 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::{Child, Stdio};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::Stdio;
 
 use common::{Desk, mode};
 use medbind_core::claim::{ClaimSecret, ClaimSecretHash};
@@ -12,42 +13,39 @@ use serde_json::Value;
 
 /// The devices of the batch that others meet.
 const COUNT: usize = 200;
+/// How many meet it, and how many more devices it has made each time.
+const MET: usize = 5;
+const BETWEEN: usize = 10;
+/// What a pipe takes that nobody reads (pipe(7)).
+const PIPE_OCTETS: usize = 64 << 10;
 
 fn words(line: &str) -> Vec<&str> {
     line.split_whitespace().collect()
 }
 
-/// Begins a batch of [`COUNT`] devices, and waits until it has made some.
-fn begin(desk: &Desk, line: &str, out: &str) -> Child {
+/// Runs a batch of [`COUNT`] devices, and each `step` while it is at work: what it says of its
+/// devices is read as it is to go on, and it waits where too much is unread.
+fn meet(desk: &Desk, line: &str, mut step: impl FnMut(usize)) {
     let mut batch = desk
-        .command(&words(line))
-        .stdout(Stdio::null())
+        .command(&words(&format!("{line} --count {COUNT} --json")))
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let first = desk.path(&format!("{out}/A0001"));
-    while !first.exists() {
-        assert!(batch.try_wait().unwrap().is_none(), "it makes nothing");
-        std::thread::yield_now();
-    }
-    batch
-}
-
-/// Does `step` until the batch has ended, which it must have done well; answers how often.
-fn until_it_ends(mut batch: Child, mut step: impl FnMut(usize)) -> usize {
-    let mut met = 0;
-    let status = loop {
-        if let Some(status) = batch.try_wait().unwrap() {
-            break status;
+    let mut told = BufReader::new(batch.stdout.take().unwrap());
+    for met in 0..MET {
+        for _ in 0..BETWEEN {
+            let mut device = String::new();
+            assert!(told.read_line(&mut device).unwrap() > 0, "it has ended");
         }
         step(met);
-        met += 1;
-    };
+    }
+    let mut rest = Vec::new();
+    told.read_to_end(&mut rest).unwrap();
     let said = std::io::read_to_string(batch.stderr.take().unwrap()).unwrap();
-    assert!(status.success(), "{said}");
-    // The first step began while the batch had most of its devices to make.
-    assert!(met > 1, "nobody met it");
-    met
+    assert!(batch.wait().unwrap().success(), "{said}");
+    let ahead = told.capacity() + PIPE_OCTETS;
+    assert!(rest.len() > ahead, "it may have ended before the last step");
 }
 
 /// What `device.json` says of each device below a directory, by its name.
@@ -74,16 +72,14 @@ fn a_batch_that_goes_on_loses_no_secret_of_another_with_the_same_file() {
     let more = |count: usize| format!("{all} --from B0001 --count {count} --out ob --continue");
     desk.run(&words(&more(2))).ended_with(0);
 
-    let line = format!("{all} --from A0001 --count {COUNT} --out oa");
-    let batch = begin(&desk, &line, "oa");
-    let met = until_it_ends(batch, |met| {
+    meet(&desk, &format!("{all} --from A0001 --out oa"), |met| {
         desk.run(&words(&more(3 + met))).ended_with(0);
     });
 
     let mut made = devices(&desk, "oa");
     assert_eq!(made.len(), COUNT);
     made.extend(devices(&desk, "ob"));
-    assert_eq!(made.len(), COUNT + 2 + met);
+    assert_eq!(made.len(), COUNT + 2 + MET);
     let rows = desk.read("shared.csv");
     assert_eq!(mode(&desk.path("shared.csv")), 0o600);
     let (header, rows) = rows.split_once('\n').unwrap();
@@ -105,14 +101,12 @@ fn a_batch_that_goes_on_loses_no_secret_of_another_with_the_same_file() {
 fn who_ends_in_a_directory_leaves_others_at_work_there() {
     let desk = Desk::with_ca(&[]);
     let all = "provision --ca ca --class cgm --portal https://portal.example";
-    let line = format!("{all} --from A0001 --count {COUNT}");
-    let batch = begin(&desk, &line, "devices");
-    let met = until_it_ends(batch, |met| {
+    meet(&desk, &format!("{all} --from A0001"), |met| {
         let one = format!("{all} --serial X{met} --no-qr");
         desk.run(&words(&one)).ended_with(0);
     });
     let made = devices(&desk, "devices");
-    assert_eq!(made.len(), COUNT + met, "and nothing else is there");
+    assert_eq!(made.len(), COUNT + MET, "and nothing else is there");
     let lines = desk.read("devices/enrol.ndjson");
     assert_eq!(lines.lines().count(), made.len());
 }

@@ -515,6 +515,27 @@ mod tests {
     }
 
     #[test]
+    fn a_first_start_that_fails_is_ended_by_the_next_wherever_it_failed() {
+        for failing in ["infra-ca", "edge", "operator", "server"] {
+            let scratch = tempfile::tempdir().unwrap();
+            let dir = Certificates::new(scratch.path(), &names(&NAMES));
+            // A link to where nothing is: no directory can be put in its place.
+            let path = scratch.path().join(failing);
+            std::os::unix::fs::symlink("nowhere", &path).unwrap();
+            let error = dir.start(now()).unwrap_err();
+            assert!(error.to_string().contains(failing), "{error}");
+            assert!(scratch.path().join(FIRST_START).exists(), "{failing}");
+            fs::remove_file(&path).unwrap();
+            let started = dir.start(now()).unwrap();
+            assert_eq!(started.warnings, Vec::<String>::new());
+            for name in DIRECTORIES {
+                assert!(scratch.path().join(name).is_dir(), "{failing}: {name}");
+            }
+            assert!(!scratch.path().join(FIRST_START).exists());
+        }
+    }
+
+    #[test]
     fn a_server_that_was_moved_away_is_made_again_alone_and_the_others_are_named() {
         let scratch = tempfile::tempdir().unwrap();
         let dir = Certificates::new(scratch.path(), &names(&NAMES));

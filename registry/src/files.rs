@@ -193,14 +193,4 @@ mod tests {
         assert_eq!(fs::read(&new).unwrap(), b"somebody's");
         assert_eq!(below(scratch.path()), [key, new]);
     }
-
-    #[test]
-    fn what_an_interruption_leaves_says_of_what_it_is() {
-        let scratch = tempfile::tempdir().unwrap();
-        let prefix = with_dot(&scratch.path().join("key.pem"));
-        let left = beside(&prefix, 0o600).tempfile_in(scratch.path()).unwrap();
-        let name = left.path().file_name().unwrap().to_str().unwrap();
-        assert!(name.starts_with("key.pem."), "{name}");
-        assert!(name.ends_with(".half-written"), "{name}");
-    }
 }
