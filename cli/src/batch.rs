@@ -216,6 +216,8 @@ fn enrol_lines(
     standing: &Standing,
 ) -> Result<Replacement, Failure> {
     let path = out.join(ENROL_FILE);
+    // Nobody else goes on with a batch here meanwhile.
+    files::remove_left(&path)?;
     let mut anew = Replacement::of(&path)?;
     let mut noted = HashSet::new();
     let mut gone = Vec::new();

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use serde_json::json;
 
 use crate::output;
@@ -15,6 +16,15 @@ pub enum Kind {
     Refused,
     /// Wrong usage or configuration: 2.
     Usage,
+}
+
+impl From<Kind> for ExitCode {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Refused => Self::from(1),
+            Kind::Usage => Self::from(2),
+        }
+    }
 }
 
 /// What a command answers when it cannot do its work.
@@ -39,6 +49,28 @@ impl Failure {
     /// Wrong usage or configuration.
     pub fn usage(what: impl fmt::Display) -> Self {
         Self::new(Kind::Usage, what)
+    }
+
+    /// A command line that does not parse: what `clap` says in its first paragraph, and its tips.
+    pub fn of_command_line(error: &clap::Error) -> Self {
+        let help = "medbind --help";
+        if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+            return Self::usage("no command is named").next(help);
+        }
+        let said = error.to_string();
+        let mut paragraphs = said.split("\n\n");
+        let what = on_one_line(paragraphs.next().unwrap_or_default());
+        let tips: Vec<String> = paragraphs
+            .flat_map(str::lines)
+            .filter_map(|line| line.trim().strip_prefix("tip: "))
+            .map(str::to_owned)
+            .collect();
+        let what = what.strip_prefix("error: ").unwrap_or(&what);
+        Self::usage(what).next(if tips.is_empty() {
+            help.to_owned()
+        } else {
+            tips.join("; ")
+        })
     }
 
     fn new(kind: Kind, what: impl fmt::Display) -> Self {
@@ -102,10 +134,7 @@ impl Failure {
 
     /// The exit status.
     pub fn status(&self) -> ExitCode {
-        match self.kind {
-            Kind::Refused => ExitCode::from(1),
-            Kind::Usage => ExitCode::from(2),
-        }
+        self.kind.into()
     }
 
     /// To standard error, in words or as one JSON object.
@@ -126,6 +155,10 @@ impl Failure {
             output::note(format_args!("  {bold}next:{bold:#} {next}"));
         }
     }
+}
+
+fn on_one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 impl fmt::Display for Failure {

@@ -38,10 +38,13 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 
 use crate::args::{Ca, Cli, Command, Edge, Shell};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Kind, Outcome};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return not_parsed(&error),
+    };
     // Fails only where one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let json = cli.global.json;
@@ -62,6 +65,23 @@ fn main() -> ExitCode {
                 status
             }
         }
+    }
+}
+
+/// What the command line is not, or the help that it asks for.
+fn not_parsed(error: &clap::Error) -> ExitCode {
+    let mut words = std::env::args_os().take_while(|word| word != "--");
+    if error.use_stderr() && words.any(|word| word == "--json") {
+        let failure = Failure::of_command_line(error);
+        failure.print(true);
+        return failure.status();
+    }
+    // Help that nobody reads is no failure.
+    let _ = error.print();
+    if error.use_stderr() {
+        Kind::Usage.into()
+    } else {
+        ExitCode::SUCCESS
     }
 }
 

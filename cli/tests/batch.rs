@@ -212,10 +212,13 @@ fn each_way_to_stop_is_mended() {
     desk.write("devices/+making/x/key.pem", "half");
     let left = ".secrets.csv1aB2cD.new";
     desk.write(left, "secrets");
+    let left_of_enrol = "devices/.enrol.ndjson1aB2cD.new";
+    desk.write(left_of_enrol, "lines");
     let ran = run(&desk, &["--continue"]).ended_with(0);
     assert!(ran.out.contains("119 of them"), "{}", ran.out);
     assert!(ran.err.contains("secrets.csv.taken-out"), "{}", ran.err);
     assert!(!desk.path(left).exists());
+    assert!(!desk.path(left_of_enrol).exists());
     all_is_there(&desk);
     let lost = secrets.lines().last().unwrap();
     assert!(lost.starts_with("acme:SN0120,"));

@@ -69,6 +69,21 @@ fn an_error_says_what_and_what_next_in_words_and_in_json() {
     let ran = desk.run(&["list", "--json"]).ended_with(2);
     let error: serde_json::Value = serde_json::from_str(&ran.err).unwrap();
     assert!(error["next"].as_str().unwrap().contains("--credentials"));
+    // Nor is one of the command line itself an exception.
+    for (args, what) in [
+        (&["list", "--json", "--limit", "x"][..], "'x' for '--limit"),
+        (&["--json", "nothing"], "'nothing'"),
+        (&["--json"], "requires a subcommand"),
+        (&["--json", "ca"], "no command"),
+        (&["show", "--json"], "required arguments were not provided"),
+    ] {
+        let ran = desk.run(args).ended_with(2);
+        let error: serde_json::Value = serde_json::from_str(&ran.err).unwrap();
+        let said = error["error"].as_str().unwrap();
+        assert!(said.contains(what), "{said}");
+        assert!(!said.starts_with("error") && !said.contains('\n'), "{said}");
+        assert!(!error["next"].as_str().unwrap().is_empty());
+    }
     let help = desk.run(&["--help"]).ended_with(0).out;
     for name in error.as_object().unwrap().keys() {
         assert!(help.contains(&format!("\n  {name} ")), "{name} in {help}");
