@@ -92,17 +92,16 @@ pub fn ca_issue(args: &CaIssue, global: &Global) -> Outcome {
         purpose(args)?
     };
     let credentials = issue(&authority, &purpose, &args.validity)?;
-    if args.renew {
+    let mut warnings = if args.renew {
         credentials.replace(&args.dir)
     } else {
-        credentials.save(&args.dir)
+        credentials.save(&args.dir).map(|()| Vec::new())
     }
     .map_err(Failure::refused)?;
     let whom = whom(&purpose);
-    let shortened = shortened(&credentials, &args.ca);
-    for note in shortened.iter().chain(&not_begun(&authority, &args.ca)) {
-        output::warning(note);
-    }
+    warnings.extend(shortened(&credentials, &args.ca));
+    warnings.extend(not_begun(&authority, &args.ca));
+    output::warnings(&warnings);
     if global.json {
         output::json(&json!({
             "directory": args.dir.display().to_string(),
@@ -166,7 +165,7 @@ pub fn ca_renew(args: &CaRenew, global: &Global) -> Outcome {
             _ => failure,
         }
     })?;
-    renewed.replace(&args.dir).map_err(Failure::refused)?;
+    output::warnings(&renewed.replace(&args.dir).map_err(Failure::refused)?);
     let until = renewed.not_after();
     if global.json {
         output::json(&json!({

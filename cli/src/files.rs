@@ -6,9 +6,11 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use medbind_registry::pki::keep_owner;
 use tempfile::NamedTempFile;
 
 use crate::failure::Failure;
+use crate::output;
 
 /// The name of what is written beside a file: a dot, the file's, so many letters and digits by
 /// chance, and this.
@@ -24,8 +26,8 @@ pub struct Replacement {
 
 #[derive(Debug)]
 enum To {
-    /// A file beside it, mode 0600, that takes its place at the end. It is gone where the end is
-    /// never reached.
+    /// A file beside it, mode 0600, that takes its place at the end, with the owner of the one that
+    /// was there. It is gone where the end is never reached.
     Beside(NamedTempFile),
     /// A pipe or a device: it is written to as it is.
     Itself(File),
@@ -74,11 +76,15 @@ impl Replacement {
         let Self { path, to } = self;
         let placed = match to {
             To::Itself(_) => Ok(()),
-            To::Beside(file) => file
-                .as_file()
-                .sync_all()
-                .and_then(|()| file.persist(&path).map_err(|error| error.error))
-                .and_then(|_| File::open(directory_of(&path))?.sync_all()),
+            To::Beside(file) => {
+                if let Some(warning) = keep_owner(&path, file.as_file()) {
+                    output::warning(warning);
+                }
+                file.as_file()
+                    .sync_all()
+                    .and_then(|()| file.persist(&path).map_err(|error| error.error))
+                    .and_then(|_| File::open(directory_of(&path))?.sync_all())
+            }
         };
         placed.map_err(|error| Failure::unwritable(&path, &error))
     }

@@ -82,6 +82,13 @@ pub fn warning(words: impl fmt::Display) {
     note(format_args!("{YELLOW}warning:{YELLOW:#} {words}"));
 }
 
+/// Says on standard error each of what needs a look.
+pub fn warnings(words: &[String]) {
+    for words in words {
+        warning(words);
+    }
+}
+
 /// Writes a JSON value to standard output, on one line.
 pub fn json(value: &serde_json::Value) {
     line(&value.to_string());

@@ -343,7 +343,8 @@ impl Plan<'_> {
         }
         files.push((CERTIFICATE_FILE, certificate.as_bytes()));
         files.push((CHAIN_FILE, chain.as_bytes()));
-        replace_files(&device.dir, &files).map_err(Failure::refused)
+        output::warnings(&replace_files(&device.dir, &files).map_err(Failure::refused)?);
+        Ok(())
     }
 
     /// No device leaves with a certificate that a guard refuses or takes for another device's.

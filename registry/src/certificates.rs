@@ -299,7 +299,7 @@ impl Certificates {
     ) -> Result<Made, DataDirError> {
         let path = self.dir.join(SERVER_DIR);
         let new = ca.issue(&Purpose::Server(self.names.clone()), now, LEAF_VALIDITY)?;
-        new.replace(&path)?;
+        warnings.extend(new.replace(&path)?);
         warnings.extend(self.shortened(&new, &path));
         Ok(Made {
             what: "server certificate and key, again",

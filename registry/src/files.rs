@@ -1,9 +1,11 @@
 //! How do private files get to the disk? With private modes, whole, and never over what is there.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
+};
 use std::path::Path;
 
 use tempfile::Builder;
@@ -92,8 +94,10 @@ pub fn write_new_directory(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), Pk
     sync_directory(parent)
 }
 
-/// Replaces files of `dir` one after the other, each as a whole, with mode 0600.
-pub fn replace_files(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), PkiError> {
+/// Replaces files of `dir` one after the other, each as a whole, with mode 0600, and the owner of
+/// the one that was there. Answers what there is to warn of.
+pub fn replace_files(dir: &Path, files: &[(&str, &[u8])]) -> Result<Vec<String>, PkiError> {
+    let mut warnings = Vec::new();
     for (name, octets) in files {
         let path = dir.join(name);
         let failed = |source| PkiError::File {
@@ -104,12 +108,36 @@ pub fn replace_files(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), PkiError
         let prefix = with_dot(&path);
         let mut half_written = beside(&prefix, 0o600).tempfile_in(dir).map_err(failed)?;
         half_written.write_all(octets).map_err(failed)?;
+        warnings.extend(keep_owner(&path, half_written.as_file()));
         half_written.as_file().sync_all().map_err(failed)?;
         half_written
             .persist(&path)
             .map_err(|error| failed(error.error))?;
     }
-    sync_directory(dir)
+    sync_directory(dir)?;
+    Ok(warnings)
+}
+
+/// Gives `new` the owner and the group of the file `path`, whose place it is to take: the user that
+/// a registry or an Envoy runs as goes on reading what root renews. Answers what there is to warn of
+/// where the system refuses.
+pub fn keep_owner(path: &Path, new: &File) -> Option<String> {
+    let (was, is) = (fs::metadata(path).ok()?, new.metadata().ok()?);
+    if (was.uid(), was.gid()) == (is.uid(), is.gid()) {
+        return None;
+    }
+    let refused = fchown(new, Some(was.uid()), Some(was.gid())).err()?;
+    // A group reads nothing there.
+    (was.uid() != is.uid()).then(|| {
+        format!(
+            "{path} was user {was}'s and is user {is}'s now, which could not be helped ({refused}): \
+             where the one reads it still, as root: chown {was}:{group} {path}",
+            path = path.display(),
+            was = was.uid(),
+            is = is.uid(),
+            group = was.gid()
+        )
+    })
 }
 
 /// The name of a file or directory, as the names of what stands beside it begin.

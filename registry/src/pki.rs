@@ -18,7 +18,7 @@ use x509_cert::Certificate;
 pub use crate::facts::CertificateFacts;
 use crate::files::read;
 pub use crate::files::{
-    create_private_directory, replace_files, write_new_directory, write_private_file,
+    create_private_directory, keep_owner, replace_files, write_new_directory, write_private_file,
 };
 use crate::role::Role;
 
@@ -145,7 +145,8 @@ impl Credentials {
     /// Replaces certificate and key of the credentials directory `dir`, the key first, so that a
     /// crash between the two leaves a pair that is seen not to belong together. `ca.pem` is
     /// replaced where it holds an earlier certificate of the same CA, and kept where it is another's.
-    pub fn replace(&self, dir: &Path) -> Result<(), PkiError> {
+    /// Answers what there is to warn of.
+    pub fn replace(&self, dir: &Path) -> Result<Vec<String>, PkiError> {
         let mut files = vec![
             (KEY_FILE, self.key_pem.expose().as_bytes()),
             (CERTIFICATE_FILE, self.certificate_pem.as_bytes()),
@@ -268,8 +269,9 @@ impl CertificateAuthority {
         )
     }
 
-    /// Replaces the certificate of `dir`; the key there stays as it is.
-    pub fn replace(&self, dir: &Path) -> Result<(), PkiError> {
+    /// Replaces the certificate of `dir`; the key there stays as it is. Answers what there is to
+    /// warn of.
+    pub fn replace(&self, dir: &Path) -> Result<Vec<String>, PkiError> {
         replace_files(dir, &[(CERTIFICATE_FILE, self.certificate_pem.as_bytes())])
     }
 

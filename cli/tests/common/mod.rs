@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -94,7 +95,11 @@ impl Desk {
 
     /// The command, in the directory.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_medbind"));
+        self.command_of(Path::new(env!("CARGO_BIN_EXE_medbind")), args)
+    }
+
+    fn command_of(&self, program: &Path, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command.args(args).current_dir(self.dir.path());
         for name in [
             "MEDBIND_REGISTRY",
@@ -108,6 +113,27 @@ impl Desk {
         command
     }
 
+    /// Gives all of it to the user nobody, and a copy of the command besides.
+    pub fn give_to_nobody(&self) {
+        let copy = self.path("medbind");
+        let owner = format!("{NOBODY}:{NOBODY}");
+        // Copied by another process: one that another test starts meanwhile would hold it open.
+        let (program, all) = (env!("CARGO_BIN_EXE_medbind"), self.dir.path());
+        let mut steps = [Command::new("cp"), Command::new("chown")];
+        steps[0].arg(program).arg(&copy);
+        steps[1].args(["-R", &owner]).arg(all);
+        for step in &mut steps {
+            assert!(step.status().unwrap().success(), "{step:?}");
+        }
+    }
+
+    /// The command as nobody runs it, who has been given the directory.
+    pub fn as_nobody(&self, args: &[&str]) -> Command {
+        let mut command = self.command_of(&self.path("medbind"), args);
+        command.uid(NOBODY).gid(NOBODY);
+        command
+    }
+
     /// Runs the command.
     pub fn run(&self, args: &[&str]) -> Ran {
         self.run_with(args, "")
@@ -115,25 +141,43 @@ impl Desk {
 
     /// Runs the command with this on standard input.
     pub fn run_with(&self, args: &[&str], input: &str) -> Ran {
-        let mut child = self
-            .command(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        let input = input.to_owned();
-        // A command that does not read its input ends before all of it is written.
-        let writer = std::thread::spawn(move || drop(stdin.write_all(input.as_bytes())));
-        let output = child.wait_with_output().unwrap();
-        writer.join().unwrap();
-        Ran {
-            status: output.status.code().unwrap(),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        }
+        ran(self.command(args), input)
     }
+}
+
+/// Runs a command with this on standard input.
+pub fn ran(mut command: Command, input: &str) -> Ran {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_owned();
+    // A command that does not read its input ends before all of it is written.
+    let writer = std::thread::spawn(move || drop(stdin.write_all(input.as_bytes())));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    Ran {
+        status: output.status.code().unwrap(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// The user nobody and the group of that name.
+pub const NOBODY: u32 = 65_534;
+
+/// Whether root runs the tests, who can give files to others; where not, it is said that this test
+/// is skipped.
+pub fn is_root(test: &str) -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        // Not as `println`, which a test that passes is not heard with.
+        let _ = writeln!(std::io::stdout(), "skip  {test}: it needs root");
+    }
+    is_root
 }
 
 /// A pipe to a reader that has gone away.

@@ -1,0 +1,81 @@
+//! Whose are the files of a registry that runs as a user of its own, and what of root's does it meet?
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::path::Path;
+use std::time::Duration;
+
+use common::{Desk, NOBODY, SERVE, Served, is_root, mode, ran};
+
+/// A directory of nobody's, where a registry has been that nobody runs.
+fn desk() -> Desk {
+    let desk = Desk::with_ca(&[]);
+    desk.give_to_nobody();
+    Served::of(desk.as_nobody(&SERVE)).kill();
+    desk
+}
+
+fn owner(path: &Path) -> (u32, u32) {
+    let file = fs::metadata(path).unwrap();
+    (file.uid(), file.gid())
+}
+
+fn give(path: &Path, user: u32, mode: u32) {
+    chown(path, Some(user), Some(user)).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn what_root_replaces_is_read_by_whom_it_belongs_to() {
+    if !is_root("what_root_replaces_is_read_by_whom_it_belongs_to") {
+        return;
+    }
+    let desk = desk();
+    // A CA that is as old as a new one would be is not renewed.
+    std::thread::sleep(Duration::from_millis(1_100));
+    let renew = [
+        "ca",
+        "issue",
+        "data/server",
+        "--ca",
+        "data/infra-ca",
+        "--renew",
+    ];
+    for args in [&["ca", "renew", "data/infra-ca"][..], &renew] {
+        let ran = desk.run(args).ended_with(0);
+        assert_eq!(ran.err, "");
+    }
+    for name in [
+        "infra-ca/cert.pem",
+        "server/cert.pem",
+        "server/key.pem",
+        "server/ca.pem",
+    ] {
+        let path = desk.path(&format!("data/{name}"));
+        assert_eq!(owner(&path), (NOBODY, NOBODY), "{name}");
+        assert_eq!(mode(&path), 0o600, "{name}");
+    }
+    let registry = Served::of(desk.as_nobody(&SERVE));
+    desk.write("fleet.ndjson", "old");
+    give(&desk.path("fleet.ndjson"), NOBODY, 0o644);
+    let base = registry.base();
+    let export = ["export", "--output", "fleet.ndjson", "--registry", &base];
+    let credentials = ["--credentials", "data/operator"];
+    desk.run(&[&export[..], &credentials].concat())
+        .ended_with(0);
+    assert_eq!(owner(&desk.path("fleet.ndjson")), (NOBODY, NOBODY));
+    registry.kill();
+
+    // Another than root cannot give files away, and says so.
+    give(&desk.path("data/server/cert.pem"), 0, 0o644);
+    let ran = ran(desk.as_nobody(&renew), "").ended_with(0);
+    assert!(
+        ran.err.contains("chown 0:0 data/server/cert.pem"),
+        "{}",
+        ran.err
+    );
+    assert!(!ran.err.contains("key.pem"), "{}", ran.err);
+    assert_eq!(owner(&desk.path("data/server/cert.pem")), (NOBODY, NOBODY));
+}
