@@ -79,3 +79,36 @@ fn what_root_replaces_is_read_by_whom_it_belongs_to() {
     assert!(!ran.err.contains("key.pem"), "{}", ran.err);
     assert_eq!(owner(&desk.path("data/server/cert.pem")), (NOBODY, NOBODY));
 }
+
+#[test]
+fn a_database_that_may_not_be_written_ends_a_start_with_2() {
+    if !is_root("a_database_that_may_not_be_written_ends_a_start_with_2") {
+        return;
+    }
+    let desk = desk();
+    let database = desk.path("data/registry.sqlite");
+    let start = |desk: &Desk| ran(desk.as_nobody(&SERVE), "");
+    for (user, mode) in [(0, 0o600), (0, 0o644), (NOBODY, 0o400)] {
+        give(&database, user, mode);
+        let ran = start(&desk).ended_with(2);
+        assert!(ran.err.contains("chown"), "{}", ran.err);
+        assert!(ran.err.contains("data/registry.sqlite"), "{}", ran.err);
+    }
+    // Its log cannot be made.
+    give(&database, NOBODY, 0o600);
+    for beside in ["-wal", "-shm"] {
+        let _ = fs::remove_file(desk.path(&format!("data/registry.sqlite{beside}")));
+    }
+    give(&desk.path("data"), 0, 0o755);
+    let ran = start(&desk).ended_with(2);
+    assert!(ran.err.contains("chown"), "{}", ran.err);
+
+    give(&desk.path("data"), NOBODY, 0o700);
+    give(&database, NOBODY, 0o644);
+    let registry = Served::of(desk.as_nobody(&SERVE));
+    let warnings = registry.told["warnings"].to_string();
+    assert!(
+        warnings.contains("data/registry.sqlite can be read by others"),
+        "{warnings}"
+    );
+}

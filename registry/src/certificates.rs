@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use medbind_core::time::Timestamp;
 
-use crate::data_dir::{DataDirError, Made};
+use crate::data_dir::{DATABASE_FILE, DataDirError, Made};
 use crate::files::{read, sync_directory, write_private_file};
+use crate::ownership::log_of;
 use crate::pki::{
     self, CA_NEAR_EXPIRY, CERTIFICATE_FILE, CertificateAuthority, CertificateFacts, Credentials,
     KEY_FILE, LEAF_VALIDITY, NEAR_EXPIRY, PkiError, PrivateKeyPem, Purpose,
@@ -144,6 +145,10 @@ impl Certificates {
             }
             warnings.extend(readable_by_others(&dir.join(KEY_FILE)));
         }
+        // The hashes of claim secrets are in there, and the key for pseudonyms.
+        let database = self.dir.join(DATABASE_FILE);
+        warnings.extend(readable_by_others(&log_of(&database)));
+        warnings.extend(readable_by_others(&database));
         let server = self.dir.join(SERVER_DIR);
         Ok(Identity {
             certificate_pem: read(&server.join(CERTIFICATE_FILE))?,

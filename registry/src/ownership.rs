@@ -50,10 +50,7 @@ pub(crate) fn log_of(database: &Path) -> PathBuf {
 
 /// The application's number in the file's head; `None` where there is nothing.
 fn application(path: &Path) -> Result<Option<u32>, OpenError> {
-    let failed = |error: std::io::Error| OpenError::Open {
-        path: path.to_owned(),
-        source: error.into(),
-    };
+    let failed = |error: std::io::Error| explain(path, error.into());
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {

@@ -106,7 +106,7 @@ impl StartError {
             )
             | Self::Tls(_) => true,
             Self::Database(error) => match error {
-                OpenError::Newer { .. } | OpenError::NotOurs(_) => true,
+                OpenError::Newer { .. } | OpenError::NotOurs(_) | OpenError::Denied { .. } => true,
                 OpenError::Damaged { .. } | OpenError::Full(_) | OpenError::Open { .. } => false,
             },
         }

@@ -1,12 +1,15 @@
 //! Where it is written down: the database, one writer at a time, many readers.
 
 use core::time::Duration;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use medbind_core::pseudonym::PseudonymKey;
 use medbind_core::time::Timestamp;
+use rustix::fs::{Access, AtFlags};
+use rustix::io::Errno;
 use sqlx::error::DatabaseError;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::pool::PoolConnection;
@@ -30,8 +33,11 @@ pub(crate) const OPERATOR_READERS: u32 = 4;
 /// A reader is waited for so long.
 const READER_TIMEOUT: Duration = Duration::from_secs(10);
 // <https://www.sqlite.org/rescode.html>.
+const SQLITE_PERM: u32 = 3;
+const SQLITE_READONLY: u32 = 8;
 const SQLITE_CORRUPT: u32 = 11;
 const SQLITE_FULL: u32 = 13;
+const SQLITE_CANTOPEN: u32 = 14;
 const SQLITE_NOTADB: u32 = 26;
 /// The log's index cannot grow: `SQLite` tells a full disk by it there, and by nothing else.
 const SQLITE_IOERR_SHMSIZE: u32 = 4874;
@@ -70,6 +76,18 @@ pub enum OpenError {
     /// The disk is full.
     #[error("no space is left for the database {}: free some and start again", .0.display())]
     Full(PathBuf),
+    /// This user may not write it.
+    #[error(
+        "this user may not write the database {}: {source}; give it, what begins with its name, and \
+         the data directory to the user that the registry runs as (chown)",
+        path.display()
+    )]
+    Denied {
+        /// The database.
+        path: PathBuf,
+        /// What `SQLite`, or the system, said.
+        source: sqlx::Error,
+    },
     /// Anything else that `SQLite` says.
     #[error("cannot open the database {}: {source}", path.display())]
     Open {
@@ -108,11 +126,19 @@ pub(crate) enum StoreError {
 enum Trouble {
     Full,
     Damaged,
+    Denied,
+    /// It may not be written, or cannot: a full disk keeps its log from being made, too.
+    Unwritable,
     Other,
 }
 
 impl Trouble {
     fn of(error: &sqlx::Error) -> Self {
+        if let sqlx::Error::Io(error) = error
+            && error.kind() == ErrorKind::PermissionDenied
+        {
+            return Self::Denied;
+        }
         let code = error.as_database_error().and_then(DatabaseError::code);
         code.and_then(|code| code.parse().ok())
             .map_or(Self::Other, Self::of_code)
@@ -123,6 +149,7 @@ impl Trouble {
         match (code, code & 0xff) {
             (SQLITE_IOERR_SHMSIZE, _) | (_, SQLITE_FULL) => Self::Full,
             (_, SQLITE_CORRUPT | SQLITE_NOTADB) => Self::Damaged,
+            (_, SQLITE_PERM | SQLITE_READONLY | SQLITE_CANTOPEN) => Self::Unwritable,
             _ => Self::Other,
         }
     }
@@ -439,8 +466,28 @@ pub(crate) fn explain(path: &Path, source: sqlx::Error) -> OpenError {
             path,
             why: source.to_string(),
         },
-        Trouble::Other => OpenError::Open { path, source },
+        Trouble::Denied => OpenError::Denied { path, source },
+        Trouble::Unwritable if may_not_write(&path) => OpenError::Denied { path, source },
+        Trouble::Unwritable | Trouble::Other => OpenError::Open { path, source },
     }
+}
+
+/// Whether this user may not write the database, what is beside it, or the directory.
+fn may_not_write(database: &Path) -> bool {
+    let directory = database.parent().unwrap_or(Path::new("."));
+    let denied = |path: &Path, access| {
+        let allowed = rustix::fs::accessat(rustix::fs::CWD, path, access, AtFlags::EACCESS);
+        matches!(allowed, Err(Errno::ACCESS | Errno::PERM | Errno::ROFS))
+    };
+    let files = ["", "-wal", "-shm"].map(|end| {
+        let mut path = database.as_os_str().to_owned();
+        path.push(end);
+        PathBuf::from(path)
+    });
+    files
+        .iter()
+        .any(|file| denied(file, Access::READ_OK | Access::WRITE_OK))
+        || denied(directory, Access::WRITE_OK | Access::EXEC_OK)
 }
 
 async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
@@ -535,9 +582,12 @@ mod tests {
             (11, Trouble::Damaged),
             (779, Trouble::Damaged),
             (26, Trouble::Damaged),
+            (3, Trouble::Unwritable),
+            (8, Trouble::Unwritable),
+            (1544, Trouble::Unwritable),
             (10, Trouble::Other),
             (778, Trouble::Other),
-            (14, Trouble::Other),
+            (14, Trouble::Unwritable),
         ] {
             assert_eq!(Trouble::of_code(code), trouble, "{code}");
         }
