@@ -1,13 +1,13 @@
 //! What is the story told with? All that runs, and how a request and a command are shown.
 
 use std::cell::Cell;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use medbind_integration::certificate::{Authority, Identity};
 use medbind_integration::client::{Answer, Ask, Client};
 use medbind_integration::envoy::{self, Envoy, Options};
@@ -49,6 +49,8 @@ pub struct Story {
     pub upstream: Upstream,
     pub envoy: Envoy,
     pub devices: Vec<Device>,
+    /// Ours for as long as the story lives.
+    _taken: File,
     part: Cell<u32>,
     requests: Cell<u32>,
 }
@@ -82,6 +84,25 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Takes a folder that the story empties; it is given back once the file is closed.
+fn take(folder: &Path) -> Result<File> {
+    let path = folder.with_extension("lock");
+    let opened = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path);
+    let lock = opened.with_context(|| format!("cannot open {}", path.display()))?;
+    match lock.try_lock() {
+        Err(TryLockError::WouldBlock) => bail!(
+            "another demo runs in {}: end it first, with Ctrl-C where it is",
+            short(folder)
+        ),
+        // Some file systems offer no locks.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(lock),
+    }
+}
+
 impl Story {
     pub async fn set_up() -> Result<Self> {
         let tools = Tools::find()?;
@@ -89,6 +110,7 @@ impl Story {
         present(&tools.module, "cargo xtask module")?;
         present(&tools.command, "cargo build --package medbind-cli")?;
         let folder = workspace::target().join("demo");
+        let taken = take(&folder)?;
         if folder.exists() {
             fs::remove_dir_all(&folder)
                 .with_context(|| format!("cannot empty {}", folder.display()))?;
@@ -153,6 +175,7 @@ impl Story {
             envoy,
             folder,
             devices: Vec::new(),
+            _taken: taken,
             part: Cell::new(0),
             requests: Cell::new(0),
         })
@@ -295,4 +318,20 @@ fn told(what: &str, how: &str) {
 
 pub fn command_line(shown: &str) {
     anstream::println!("  \x1b[33m$ medbind {shown}\x1b[0m");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_in_one_folder_the_second_is_told_of_the_first() {
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = scratch.path().join("demo");
+        let first = take(&folder).unwrap();
+        let second = take(&folder).unwrap_err().to_string();
+        assert!(second.contains("another demo runs in"), "{second}");
+        drop(first);
+        take(&folder).unwrap();
+    }
 }
