@@ -100,7 +100,7 @@ impl Identity {
 
     /// The leaf's SHA-256, lower-case hex.
     pub fn digest(&self) -> String {
-        hex(&Sha256::digest(self.der()))
+        base16ct::lower::encode_string(&Sha256::digest(self.der()))
     }
 
     /// As rustls shows it, whether or not rustls would take the certificate itself.
@@ -126,13 +126,6 @@ impl Identity {
         other.chain.splice(..1, [CertificateDer::from(der)]);
         other
     }
-}
-
-/// Lower-case hex digits.
-pub fn hex(octets: &[u8]) -> String {
-    octets
-        .iter()
-        .fold(String::new(), |text, octet| format!("{text}{octet:02x}"))
 }
 
 /// PEM text (RFC 7468) of some DER.

@@ -163,17 +163,11 @@ impl AuditEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Clock;
-    use crate::store::Store;
-    use sqlx::AssertSqlSafe;
+    use crate::store::plans::Plans;
 
     #[tokio::test]
     async fn every_reading_of_the_audit_is_led_by_an_index() {
-        let scratch = tempfile::tempdir().unwrap();
-        let clock = Clock::new(jiff::SignedDuration::ZERO);
-        let path = scratch.path().join("registry.sqlite");
-        let store = Store::open(&path, clock, None).await.unwrap();
-        let mut connection = store.read().await.unwrap();
+        let mut plans = Plans::new().await;
         for filters in 0..8_u8 {
             let has = |filter: u8| filters & (1 << filter) != 0;
             let query = AuditQuery {
@@ -182,13 +176,7 @@ mod tests {
                 device: has(1).then(|| "acme:SN1".parse().unwrap()),
                 account: has(2).then(|| "acc-1".parse().unwrap()),
             };
-            let sql = reading(&query, 100).sql();
-            let explain = format!("EXPLAIN QUERY PLAN {}", sql.as_str());
-            let rows = sqlx::query(AssertSqlSafe(explain))
-                .fetch_all(&mut *connection)
-                .await
-                .unwrap();
-            let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+            let plan = plans.of(reading(&query, 100)).await;
             assert!(
                 plan.iter().all(|step| !step.starts_with("SCAN")),
                 "{filters:03b}: {plan:?}"
@@ -201,7 +189,5 @@ mod tests {
                 );
             }
         }
-        drop(connection);
-        store.close().await;
     }
 }

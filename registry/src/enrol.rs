@@ -4,6 +4,7 @@ use core::fmt::Display;
 use core::str::FromStr;
 use std::collections::HashMap;
 
+use base16ct::lower::encode_string as hex;
 use futures_util::FutureExt as _;
 use medbind_core::binding::{Binding, BindingState, DeviceClass, Epoch, Pin, Pins};
 use medbind_core::claim::{ClaimCode, ClaimSecretHash};
@@ -15,7 +16,6 @@ use sha2::{Digest as _, Sha256};
 
 use crate::change::{Cause, Entry};
 use crate::device::{Device, device_columns, pins_octets};
-use crate::history::hex;
 use crate::seen::Seen;
 use crate::store::{Store, StoreError, Writing};
 

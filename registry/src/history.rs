@@ -56,7 +56,7 @@ impl History {
 
     /// As the feed names it: 32 lower-case hex digits. `None` never happens.
     pub fn feed(&self) -> Option<FeedId> {
-        hex(&self.0).parse().ok()
+        base16ct::lower::encode_string(&self.0).parse().ok()
     }
 
     /// The place before the first change.
@@ -110,19 +110,6 @@ impl Head {
             hash: hash.into(),
         }
     }
-}
-
-/// Lower-case hex digits.
-pub(crate) fn hex(octets: &[u8]) -> String {
-    use core::fmt::Write as _;
-    octets.iter().fold(
-        String::with_capacity(octets.len() * 2),
-        |mut text, octet| {
-            // Writing to a String does not fail.
-            let _ = write!(text, "{octet:02x}");
-            text
-        },
-    )
 }
 
 #[cfg(test)]

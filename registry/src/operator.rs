@@ -360,16 +360,11 @@ async fn export_page(store: &Store, after: &str) -> Result<(Bytes, Option<String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Clock;
-    use sqlx::{AssertSqlSafe, Row as _};
+    use crate::store::plans::Plans;
 
     #[tokio::test]
     async fn every_list_is_read_by_an_index_that_fits_it() {
-        let scratch = tempfile::tempdir().unwrap();
-        let clock = Clock::new(jiff::SignedDuration::ZERO);
-        let path = scratch.path().join("registry.sqlite");
-        let store = Store::open(&path, clock, None).await.unwrap();
-        let mut connection = store.read().await.unwrap();
+        let mut plans = Plans::new().await;
         let code = ClaimCode::from_entropy([1; 12]);
         for filters in 0..32_u8 {
             let has = |filter: u8| filters & (1 << filter) != 0;
@@ -392,13 +387,7 @@ mod tests {
             ];
             let by = by.iter().find(|(filter, _)| has(*filter));
             let (_, by) = by.unwrap_or(&(0, "sqlite_autoindex_devices_1 (device>?)"));
-            let sql = listing(query, 100).sql();
-            let explain = format!("EXPLAIN QUERY PLAN {}", sql.as_str());
-            let rows = sqlx::query(AssertSqlSafe(explain))
-                .fetch_all(&mut *connection)
-                .await
-                .unwrap();
-            let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+            let plan = plans.of(listing(query, 100)).await;
             assert!(plan[0].contains(by), "{filters:05b}: {plan:?}");
             assert!(plan.len() == 1 || has(4), "{filters:05b}: {plan:?}");
         }

@@ -570,6 +570,43 @@ async fn identity(
 }
 
 #[cfg(test)]
+pub(crate) mod plans {
+    //! How would the database read? For tests of queries.
+
+    use super::*;
+    use sqlx::QueryBuilder;
+
+    /// An empty database of ours.
+    pub struct Plans {
+        _scratch: tempfile::TempDir,
+        connection: PoolConnection<Sqlite>,
+    }
+
+    impl Plans {
+        pub async fn new() -> Self {
+            let scratch = tempfile::tempdir().unwrap();
+            let path = scratch.path().join("registry.sqlite");
+            let clock = Clock::new(jiff::SignedDuration::ZERO);
+            let store = Store::open(&path, clock, None).await.unwrap();
+            Self {
+                _scratch: scratch,
+                connection: store.read().await.unwrap(),
+            }
+        }
+
+        /// The steps of a query.
+        pub async fn of(&mut self, query: QueryBuilder<Sqlite>) -> Vec<String> {
+            let explain = format!("EXPLAIN QUERY PLAN {}", query.sql().as_str());
+            let rows = sqlx::query(AssertSqlSafe(explain))
+                .fetch_all(&mut *self.connection)
+                .await
+                .unwrap();
+            rows.iter().map(|row| row.get("detail")).collect()
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
