@@ -26,9 +26,9 @@ pub struct Made {
 pub enum DataDirError {
     /// It cannot be made, or written to.
     #[error(
-        "cannot write to the data directory {}: {source}; choose another, or make it writable for \
-         this user",
-        path.display()
+        "cannot write to the data directory {}: {source}; {}",
+        path.display(),
+        write_advice(source)
     )]
     NotWritable {
         /// The directory.
@@ -224,6 +224,13 @@ impl Drop for DataDir {
     }
 }
 
+fn write_advice(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space and start again",
+        _ => "choose another, or make it writable for this user",
+    }
+}
+
 fn not_writable(path: &Path, source: std::io::Error) -> DataDirError {
     DataDirError::NotWritable {
         path: path.to_owned(),
@@ -298,6 +305,18 @@ mod tests {
         assert!(!path.exists());
         DataDir::find(scratch.path()).unwrap();
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_full_disk_is_no_question_of_who_may_write() {
+        for (kind, told) in [
+            (ErrorKind::StorageFull, "free some space"),
+            (ErrorKind::QuotaExceeded, "free some space"),
+            (ErrorKind::PermissionDenied, "make it writable"),
+        ] {
+            let error = not_writable(Path::new("data"), kind.into()).to_string();
+            assert!(error.contains(told), "{error}");
+        }
     }
 
     #[test]

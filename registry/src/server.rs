@@ -394,9 +394,11 @@ impl Server {
         mut handshake: Handshake,
     ) -> Option<TlsStream<TcpStream>> {
         let acceptor = self.tls.borrow().clone();
+        let mut stopping = self.app.stopping.clone();
         let accepted = tokio::select! {
             accepted = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => accepted.ok(),
             () = handshake.let_go() => None,
+            () = stopped(&mut stopping) => None,
         };
         match accepted {
             Some(Ok(stream)) if handshake.ended() => return Some(stream),

@@ -401,6 +401,10 @@ async fn who_connects_and_says_nothing_keeps_nobody_out() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
+    // Nor do they keep the registry from stopping.
+    drop(edge);
+    let stopped = tokio::time::timeout(Duration::from_secs(5), registry.stop()).await;
+    assert!(stopped.is_ok(), "it waits for the silent");
 }
 
 #[tokio::test]
