@@ -224,6 +224,27 @@ fn where_a_withdrawn_configuration_has_drained_the_one_before_leads_at_once() {
 }
 
 #[test]
+fn the_place_of_a_worker_that_ends_goes_to_its_like_and_to_no_older_one() {
+    let mut edge = Fleet::new(3);
+    edge.run(Duration::from_secs(10));
+    edge.deploy(&edge.at("registry-2", 1));
+    edge.run(Duration::from_millis(200));
+    for left in [2, 1] {
+        let leaders = edge.leaders();
+        assert!(leaders[0] >= 3, "{leaders:?}");
+        drop(edge.workers.remove(leaders[0]));
+        // The older ones have their tick first.
+        edge.run(Duration::from_millis(100));
+        let leaders = edge.leaders();
+        assert!(leaders.len() == 1 && leaders[0] >= 3, "{left}: {leaders:?}");
+        edge.run(Duration::from_millis(100));
+    }
+    drop(edge.workers.remove(3));
+    edge.run(Duration::from_millis(200));
+    assert_eq!(edge.leaders().len(), 1);
+}
+
+#[test]
 fn the_same_configuration_once_more_takes_nothing_over() {
     let mut edge = Fleet::new(2);
     edge.run(Duration::from_secs(10));

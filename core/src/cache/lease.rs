@@ -8,9 +8,7 @@ use super::shared_data::{CacheError, SharedData, SharedDataError, cas_of};
 use crate::time::Timestamp;
 
 pub(super) const KEY: &str = "mb1/l";
-const VERSION: u8 = 1;
-/// The heartbeat of a lease that was given back: over by every clock.
-const GIVEN_BACK: Timestamp = Timestamp::from_unix_millis(i64::MIN);
+const VERSION: u8 = 2;
 
 /// Where a synchroniser runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,9 +29,30 @@ pub enum Leadership {
     },
     /// Another leads, or nobody yet.
     Follower {
-        /// Whether nobody has ever led, or whoever did has stopped.
-        vacant: bool,
+        /// What has become of the place.
+        place: Place,
     },
+}
+
+/// The leader's place, to one who does not have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Another has it.
+    Held,
+    /// Nobody has ever led, or whoever did has stopped.
+    Vacant,
+    /// Its holder has given it back.
+    Left,
+}
+
+/// Which places that nobody has may be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// One that is [`Place::Vacant`].
+    pub vacant: bool,
+    /// One that is [`Place::Left`] by a holder that goes before whoever asks: those that it does not
+    /// go before take it at once, and have to have been given the time.
+    pub left: bool,
 }
 
 /// Who wants to lead.
@@ -70,11 +89,13 @@ struct Lease {
     term: u32,
     by: Candidacy,
     heartbeat: Timestamp,
+    /// Whether its holder has let it go before it was over.
+    given_back: bool,
 }
 
 impl Lease {
     fn encode(self) -> Vec<u8> {
-        let mut octets = Vec::with_capacity(38);
+        let mut octets = Vec::with_capacity(39);
         octets.push(VERSION);
         octets.extend_from_slice(&self.term.to_le_bytes());
         octets.extend_from_slice(&self.by.owner.to_le_bytes());
@@ -85,6 +106,7 @@ impl Lease {
         octets.extend_from_slice(&self.by.configuration.to_le_bytes());
         octets.extend_from_slice(&self.by.number.to_le_bytes());
         octets.extend_from_slice(&self.heartbeat.unix_millis().to_le_bytes());
+        octets.push(u8::from(self.given_back));
         octets
     }
 
@@ -106,6 +128,7 @@ impl Lease {
                 number: reader.u64()?,
             },
             heartbeat: Timestamp::from_unix_millis(reader.i64()?),
+            given_back: reader.flag()?,
         };
         if reader.is_empty() && lease.term < u32::MAX {
             Ok(lease)
@@ -120,21 +143,21 @@ impl Lease {
     }
 }
 
-/// Takes, keeps or leaves the lease. `take_vacant` says whether a place that nobody holds may be
-/// taken.
+/// Takes, keeps or leaves the lease.
 pub fn lead(
     store: &dyn SharedData,
     by: Candidacy,
     now: Timestamp,
     timeout: Duration,
-    take_vacant: bool,
+    patience: Patience,
 ) -> Result<Leadership, CacheError> {
     let read = store.get(KEY).map_err(|_| CacheError::Host)?;
     // A lease that cannot be read is nobody's.
     let lease = read
         .as_ref()
         .and_then(|(octets, _)| Lease::decode(octets).ok());
-    let held = lease.filter(|lease| !lease.is_over(now, timeout));
+    let left = lease.filter(|lease| lease.given_back);
+    let held = lease.filter(|lease| !lease.given_back && !lease.is_over(now, timeout));
     let term = match (held, lease) {
         (Some(held), _) if held.by.owner == by.owner => {
             let quarter = timeout.checked_div(4).unwrap_or_default();
@@ -144,13 +167,15 @@ pub fn lead(
             held.term
         }
         (Some(held), _) if !by.goes_before(held.by) => {
-            return Ok(Leadership::Follower { vacant: false });
+            return Ok(Leadership::Follower { place: Place::Held });
         }
-        // What was given back is taken at once: a singleton would have gone before its holder.
-        (None, before)
-            if !take_vacant && before.is_none_or(|lease| lease.heartbeat != GIVEN_BACK) =>
-        {
-            return Ok(Leadership::Follower { vacant: true });
+        (None, _) if left.is_some_and(|left| !patience.left && left.by.goes_before(by)) => {
+            return Ok(Leadership::Follower { place: Place::Left });
+        }
+        (None, _) if left.is_none() && !patience.vacant => {
+            return Ok(Leadership::Follower {
+                place: Place::Vacant,
+            });
         }
         (Some(_) | None, before) => {
             // A lease that was lost does not bring back a term that control has seen.
@@ -165,16 +190,17 @@ pub fn lead(
         term,
         by,
         heartbeat: now,
+        given_back: false,
     };
     match store.set(KEY, &lease.encode(), Some(cas_of(read.as_ref()))) {
         Ok(()) => Ok(Leadership::Leader { term }),
-        Err(SharedDataError::CasMismatch) => Ok(Leadership::Follower { vacant: false }),
+        Err(SharedDataError::CasMismatch) => Ok(Leadership::Follower { place: Place::Held }),
         Err(SharedDataError::Host) => Err(CacheError::Host),
     }
 }
 
-/// Gives the lease back, where `by` holds it: another takes it at its next tick, and does not wait for
-/// it to run out. Where that cannot be written, it runs out.
+/// Gives the lease back, where `by` holds it: another takes it at one of its next ticks, and does not
+/// wait for it to run out. Where that cannot be written, it runs out.
 pub fn give_back(store: &dyn SharedData, by: Candidacy) {
     let Ok(Some((octets, cas))) = store.get(KEY) else {
         return;
@@ -183,7 +209,7 @@ pub fn give_back(store: &dyn SharedData, by: Candidacy) {
         && lease.by.owner == by.owner
     {
         let lease = Lease {
-            heartbeat: GIVEN_BACK,
+            given_back: true,
             ..lease
         };
         let _ = store.set(KEY, &lease.encode(), Some(cas_of(Some(&(octets, cas)))));
@@ -199,6 +225,14 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     const TIMEOUT: Duration = Duration::from_secs(4);
+    const PATIENT: Patience = Patience {
+        vacant: false,
+        left: false,
+    };
+    const AT_ONCE: Patience = Patience {
+        vacant: true,
+        left: false,
+    };
 
     fn at(millis: i64) -> Timestamp {
         Timestamp::from_unix_millis(millis)
@@ -224,7 +258,7 @@ mod tests {
     fn one_leads_until_its_heartbeat_is_too_old() {
         let store = MemorySharedData::new();
         let run = |owner, candidate, now| {
-            term(lead(&store, by(owner, candidate), at(now), TIMEOUT, true).unwrap())
+            term(lead(&store, by(owner, candidate), at(now), TIMEOUT, AT_ONCE).unwrap())
         };
         let worker = Candidate::Worker;
         assert_eq!(run(1, worker, 0), Some(1));
@@ -254,7 +288,7 @@ mod tests {
                     configuration,
                     number,
                 };
-                term(lead(&store, by, at(0), TIMEOUT, true).unwrap())
+                term(lead(&store, by, at(0), TIMEOUT, AT_ONCE).unwrap())
             };
             assert_eq!(run(1, 1, 1), Some(1));
             assert_eq!(run(2, 1, 2), None, "of the same configuration");
@@ -275,7 +309,7 @@ mod tests {
                 configuration,
                 ..by(owner, candidate)
             };
-            term(lead(&store, by, at(0), TIMEOUT, true).unwrap())
+            term(lead(&store, by, at(0), TIMEOUT, AT_ONCE).unwrap())
         };
         assert_eq!(run(5, Candidate::Worker, 1), Some(1));
         assert_eq!(
@@ -291,10 +325,21 @@ mod tests {
         for now in [4_000, -4_000] {
             let store = MemorySharedData::new();
             let run = |owner, now| {
-                lead(&store, by(owner, Candidate::Worker), at(now), TIMEOUT, true).unwrap()
+                lead(
+                    &store,
+                    by(owner, Candidate::Worker),
+                    at(now),
+                    TIMEOUT,
+                    AT_ONCE,
+                )
+                .unwrap()
             };
             assert_eq!(term(run(1, 0)), Some(1));
-            assert_eq!(run(2, now), Leadership::Follower { vacant: false }, "{now}");
+            assert_eq!(
+                run(2, now),
+                Leadership::Follower { place: Place::Held },
+                "{now}"
+            );
         }
     }
 
@@ -302,7 +347,7 @@ mod tests {
     fn a_leader_writes_its_heartbeat_four_times_a_timeout() {
         let store = MemorySharedData::new();
         let writes_after = |now| {
-            let leads = lead(&store, by(1, Candidate::Worker), at(now), TIMEOUT, true).unwrap();
+            let leads = lead(&store, by(1, Candidate::Worker), at(now), TIMEOUT, AT_ONCE).unwrap();
             assert_eq!(term(leads), Some(1));
             store.writes()
         };
@@ -317,27 +362,76 @@ mod tests {
     #[test]
     fn a_vacant_place_is_left_where_it_may_not_be_taken() {
         let store = MemorySharedData::new();
-        let run = |take| lead(&store, by(1, Candidate::Worker), at(0), TIMEOUT, take).unwrap();
-        assert_eq!(run(false), Leadership::Follower { vacant: true });
+        let run = |vacant| {
+            let patience = Patience { vacant, ..PATIENT };
+            lead(&store, by(1, Candidate::Worker), at(0), TIMEOUT, patience).unwrap()
+        };
+        assert_eq!(
+            run(false),
+            Leadership::Follower {
+                place: Place::Vacant
+            }
+        );
         assert_eq!(run(true), Leadership::Leader { term: 1 });
     }
 
     #[test]
     fn what_is_given_back_is_taken_at_once_and_only_by_its_holder_given() {
         let store = MemorySharedData::new();
-        let run = |owner, take| {
+        let run = |owner, vacant| {
             let by = by(owner, Candidate::Worker);
-            lead(&store, by, at(0), TIMEOUT, take).unwrap()
+            let patience = Patience { vacant, ..PATIENT };
+            lead(&store, by, at(0), TIMEOUT, patience).unwrap()
         };
         assert_eq!(run(1, true), Leadership::Leader { term: 1 });
         give_back(&store, by(2, Candidate::Worker));
-        assert_eq!(run(2, false), Leadership::Follower { vacant: false });
+        assert_eq!(run(2, false), Leadership::Follower { place: Place::Held });
         give_back(&store, by(1, Candidate::Worker));
         assert_eq!(run(2, false), Leadership::Leader { term: 2 });
         // It was given back once.
-        assert_eq!(run(1, true), Leadership::Follower { vacant: false });
+        assert_eq!(run(1, true), Leadership::Follower { place: Place::Held });
         give_back(&store, by(1, Candidate::Worker));
         assert_eq!(run(2, false), Leadership::Leader { term: 2 });
+    }
+
+    #[test]
+    fn what_a_newer_configuration_gives_back_an_older_one_leaves_to_its_like_for_a_while() {
+        let of = |owner, candidate, configuration| Candidacy {
+            configuration,
+            ..by(owner, candidate)
+        };
+        let (worker, singleton) = (Candidate::Worker, Candidate::Singleton);
+        let cases = [
+            (of(5, worker, 2), of(3, worker, 1)),
+            (of(5, singleton, 2), of(3, singleton, 1)),
+            (of(5, singleton, 2), of(6, worker, 2)),
+        ];
+        for (holder, older) in cases {
+            let store = MemorySharedData::new();
+            let run = |by, patience| lead(&store, by, at(0), TIMEOUT, patience).unwrap();
+            assert_eq!(term(run(holder, AT_ONCE)), Some(1));
+            give_back(&store, holder);
+            let waits = Leadership::Follower { place: Place::Left };
+            assert_eq!(run(older, AT_ONCE), waits);
+            assert_eq!(
+                term(run(
+                    older,
+                    Patience {
+                        left: true,
+                        ..PATIENT
+                    }
+                )),
+                Some(2)
+            );
+        }
+        for next in [of(6, worker, 2), of(7, worker, 3), of(4, singleton, 1)] {
+            let store = MemorySharedData::new();
+            let run = |by, patience| lead(&store, by, at(0), TIMEOUT, patience).unwrap();
+            let holder = of(5, worker, 2);
+            assert_eq!(term(run(holder, AT_ONCE)), Some(1));
+            give_back(&store, holder);
+            assert_eq!(term(run(next, PATIENT)), Some(2), "{next:?}");
+        }
     }
 
     #[test]
@@ -346,7 +440,7 @@ mod tests {
         for octets in [&b"x"[..], &[1; 30], &[1, 2, 3]] {
             store.set(KEY, octets, None).unwrap();
             assert!(
-                term(lead(&store, by(1, Candidate::Worker), at(0), TIMEOUT, true).unwrap())
+                term(lead(&store, by(1, Candidate::Worker), at(0), TIMEOUT, AT_ONCE).unwrap())
                     .is_some()
             );
         }
@@ -358,6 +452,7 @@ mod tests {
             term: 7,
             by: by(9, Candidate::Singleton),
             heartbeat: at(-3),
+            given_back: true,
         };
         let octets = lease.encode();
         assert_eq!(Lease::decode(&octets), Ok(lease));

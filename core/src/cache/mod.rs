@@ -49,7 +49,7 @@ mod write;
 pub use changes::{Buckets, Changed, Changes};
 pub use control::{Control, History, MAX_REGISTRY_NAME_OCTETS, RegistryAddress};
 pub use heard::Heard;
-pub use lease::{Candidacy, Candidate, Leadership, give_back, lead};
+pub use lease::{Candidacy, Candidate, Leadership, Patience, Place, give_back, lead};
 pub use memory::MemorySharedData;
 pub use number::draw_number;
 pub use read::{Cache, CacheAnswer, Kept, View};

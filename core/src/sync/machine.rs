@@ -4,8 +4,8 @@ use super::progress::{Outcome, Page, Step, record_step};
 use super::random::Random;
 use super::settings::{FetchId, SyncAction, SyncLogLevel, SyncResponse, SyncSettings};
 use crate::cache::{
-    CacheError, Candidacy, Candidate, Control, History, Leadership, SharedData, Writer, give_back,
-    lead,
+    CacheError, Candidacy, Candidate, Control, History, Leadership, Patience, Place, SharedData,
+    Writer, give_back, lead,
 };
 use crate::feed::{Cursor, FeedError, FeedPage, history_of};
 use crate::latest::{Latest, STEP_BACK_TOLERANCE};
@@ -34,6 +34,8 @@ pub struct Synchroniser {
     candidacy: Candidacy,
     random: Random,
     started: Option<Timestamp>,
+    /// The leader's place at the last tick, where it was another's or nobody's.
+    seen: Option<Place>,
     leading: Option<Leading>,
     last_fetch: u64,
     failures: u32,
@@ -128,6 +130,7 @@ impl Synchroniser {
             },
             random,
             started: None,
+            seen: None,
             leading: None,
             last_fetch: 0,
             failures: 0,
@@ -197,7 +200,10 @@ impl Synchroniser {
             Candidate::Singleton => Duration::ZERO,
             Candidate::Worker => self.settings.lease_timeout,
         };
-        let take_vacant = now.since(started) >= patience;
+        let patience = Patience {
+            vacant: now.since(started) >= patience,
+            left: self.seen == Some(Place::Left),
+        };
         if now < started {
             self.started = Some(now);
         }
@@ -206,17 +212,21 @@ impl Synchroniser {
             self.candidacy,
             now,
             self.settings.lease_timeout,
-            take_vacant,
+            patience,
         )?;
         match leadership {
-            Leadership::Follower { .. } => {
+            Leadership::Follower { place } => {
+                self.seen = Some(place);
                 self.step_down(actions);
                 return Ok(());
             }
-            Leadership::Leader { term } => self.lead_in(term, actions),
+            Leadership::Leader { term } => {
+                self.seen = None;
+                self.lead_in(term, actions);
+            }
         }
-        self.notice_a_step_back(now);
         self.adopt(now, store, actions)?;
+        self.notice_a_step_back(now, store)?;
         self.give_up_late_flight(now)?;
         self.apply_step(now, store, actions)?;
         self.ask(now, store, actions)?;
@@ -297,17 +307,28 @@ impl Synchroniser {
     }
 
     /// Readers believe no age by a clock that has stepped back, until the registry is heard again:
-    /// so it is asked at once.
-    fn notice_a_step_back(&mut self, now: Timestamp) {
-        if !self.latest.is_ahead_of(now) {
-            return self.latest.see(now);
-        }
-        self.latest = Latest::at(now);
+    /// so it is asked at once. For those that begin only now, the moment at which it was last heard
+    /// steps back with the clock: its age stays what it is.
+    fn notice_a_step_back(
+        &mut self,
+        now: Timestamp,
+        store: &dyn SharedData,
+    ) -> Result<(), Trouble> {
+        let Some(step) = self.latest.step_back(now) else {
+            self.latest.see(now);
+            return Ok(());
+        };
         if let Some(leading) = &mut self.leading {
             leading.flight = None;
             self.retry = None;
             self.at_once = true;
+            Writer::new(store, leading.term).update(|control| {
+                control.last_ok = control.last_ok.map(|at| at.before(step));
+                Ok(())
+            })?;
         }
+        self.latest = Latest::at(now);
+        Ok(())
     }
 
     fn give_up_late_flight(&mut self, now: Timestamp) -> Result<(), Trouble> {

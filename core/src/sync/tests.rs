@@ -861,6 +861,29 @@ fn a_clock_that_is_set_back_makes_no_binding_younger() {
 }
 
 #[test]
+fn a_clock_that_was_set_back_makes_no_binding_younger_for_a_worker_that_begins_then() {
+    let mut world = World::one().with_devices(10);
+    world.run(SECOND);
+    world.network = Network::Down;
+    let mut silent = Duration::ZERO;
+    for (span, back) in [(400, 390_000), (300, 500_000), (10, 3_000)] {
+        let span = Duration::from_secs(span);
+        world.run(span);
+        silent += span;
+        world.now = Timestamp::from_unix_millis(world.now.unix_millis() - back);
+        world.step();
+        let mut worker = Worker::new();
+        worker.run(&mut world, TICK);
+        let age = worker.freshness(&world).unwrap();
+        assert!(age >= silent, "{silent:?} of silence, {age:?} old");
+        assert!(
+            age <= silent + 40 * SECOND,
+            "{silent:?} of silence, {age:?} old"
+        );
+    }
+}
+
+#[test]
 fn a_clock_that_is_set_back_is_believed_again_as_soon_as_the_registry_is_heard() {
     let mut world = World::one().with_devices(10);
     let mut worker = Worker::new();
