@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
-use medbind_core::cache::{Cache, CacheError, Changed, Kept};
+use medbind_core::cache::{Cache, CacheError, Changed, Kept, View};
 use medbind_core::config::{GuardConfig, LogIdentifiers, Mode};
 use medbind_core::decision::{Decision, Denial, Lookup, Permit, decide, decide_again};
 use medbind_core::deny::{DenyReason, LookupFailure, Unavailable};
@@ -17,7 +17,7 @@ use medbind_core::time::Timestamp;
 use crate::asked::{ArrivingToken, Asked, ReadToken};
 use crate::bindings::{LocalBindings, Shared};
 use crate::host::{CallAnswer, Host, LogLevel, RequestMap};
-use crate::live::{Live, Turn, UnderWay};
+use crate::live::{Doubt, Live, UnderWay};
 use crate::lookup::{Behalf, Joined, Limits, Lookups, Wait, Waiter};
 use crate::peers::{Judge, Peers};
 use crate::pseudonyms::Pseudonyms;
@@ -37,11 +37,11 @@ pub const TICK: Duration = Duration::from_millis(100);
 const MOST_RECHECKS: usize = 1_024;
 /// How many calls a worker has open for requests under way alone; the others keep their turn. All
 /// workers share the connections that `envoy/http.yaml` lets the cluster of the registry have, and the
-/// calls of requests that arrive go by them too: what waits there beyond its deadline has failed.
+/// calls of requests that arrive go by them too: what waits there beyond its deadline has failed, and
+/// is asked again.
 const MOST_CALLS_UNDER_WAY: usize = 4;
-/// How long a request under way goes on while the registry cannot be asked about its device, because
-/// enough calls are open or Envoy refuses them.
-const MOST_UNSURE: Duration = Duration::from_secs(30);
+/// The same where something is known against the request that is asked about.
+const MOST_URGENT_CALLS: usize = 16;
 /// How often the registry is asked on behalf of one request.
 const MOST_LOOKUPS: u8 = 3;
 
@@ -248,8 +248,9 @@ impl<H: Host> Guard<H> {
         let (said, end) = self.read_answer(&device, &answer, now);
         self.metrics.lookup(&self.host, end);
         let mut cut = self.answered(&mut memory, &device, said.as_ref(), now);
-        if context == self.root {
-            // Where a call has ended, the next can be made.
+        if context == self.root && end != LookupEnd::Failed {
+            // Where a call has ended, the next can be made. One that failed leaves it to the ticks:
+            // a registry that is down is not asked as fast as it is refused.
             cut.extend(self.take_turns(&mut memory, MOST_CALLS_UNDER_WAY, true, now));
         }
         drop(memory);
@@ -263,6 +264,7 @@ impl<H: Host> Guard<H> {
         let Ok(mut memory) = self.memory.try_borrow_mut() else {
             return;
         };
+        memory.live.tick();
         let changed = memory.bindings.refresh(&self.host);
         let ready = self.readiness(&memory, now) == Readiness::Ready;
         self.metrics.ready(&self.host, ready);
@@ -276,11 +278,10 @@ impl<H: Host> Guard<H> {
         }
         let mut cut = Vec::new();
         for device in memory.lookups.orphans() {
-            // What became of another may have made this call.
-            let open = memory.lookups.is_open(&device);
-            if !open && self.call(&mut memory, &device).is_err() {
-                let failed = Lookup::Failed(LookupFailure::Connection);
-                cut.extend(self.answered(&mut memory, &device, Some(&failed), now));
+            // What became of another may have made this call. One that is refused is tried again
+            // by the next tick, for as long as those who wait would have waited for the first.
+            if !memory.lookups.is_open(&device) {
+                let _ = self.call(&mut memory, &device);
             }
         }
         for device in memory.lookups.overdue(TICK) {
@@ -443,7 +444,7 @@ impl<H: Host> Guard<H> {
             let one = UnderWay {
                 asked,
                 permit,
-                unsure_since: None,
+                doubt: Doubt::default(),
             };
             memory.live.insert(context, one);
         }
@@ -543,13 +544,14 @@ impl<H: Host> Guard<H> {
         x
     }
 
-    /// Where the registry is: by this guard's own configuration, or by the synchroniser's.
+    /// Where the registry is: the one that the synchroniser follows, since what another says of a
+    /// device cannot be kept beside it; before there is one, that of this guard's own configuration.
     fn registry(&self, bindings: &LocalBindings) -> Option<(String, String)> {
-        if let Some(registry) = &self.config.registry {
-            return Some((registry.cluster.to_string(), registry.authority.to_string()));
+        if let Some(registry) = bindings.view().ok().and_then(View::registry) {
+            return Some((registry.cluster.clone(), registry.authority.clone()));
         }
-        let registry = bindings.view().ok()?.registry()?;
-        Some((registry.cluster.clone(), registry.authority.clone()))
+        let registry = self.config.registry.as_ref()?;
+        Some((registry.cluster.to_string(), registry.authority.to_string()))
     }
 
     /// Lets a request wait for the registry's word on `device`; hands it back with what is to be
@@ -664,6 +666,7 @@ impl<H: Host> Guard<H> {
         said: Option<&Lookup>,
         now: Timestamp,
     ) -> Vec<u32> {
+        let failed = matches!(said, Some(Lookup::Failed(_)));
         let said = said.map(|said| (device, said));
         let mut cut = Vec::new();
         for waiter in memory.lookups.finish(device) {
@@ -681,11 +684,13 @@ impl<H: Host> Guard<H> {
                 (Wait::Watched, Some(asked)) => {
                     self.settle(memory, context, asked, Stage::Answered, said, now);
                 }
+                (Wait::UnderWay, _) if failed && memory.live.may_wait(context) => {
+                    memory.live.queue_again(context);
+                }
                 (Wait::UnderWay, _) => {
-                    let mut calls = calls_left(memory);
-                    match self.recheck_one(memory, context, Turn::Later, said, &mut calls, now) {
+                    match self.recheck_one(memory, context, said, &mut false, now) {
                         Again::GoesOn => {}
-                        Again::Waits => memory.live.queue_again(context, Turn::Later),
+                        Again::Waits => memory.live.queue_again(context),
                         Again::Ends => cut.push(context),
                     }
                 }
@@ -729,36 +734,36 @@ impl<H: Host> Guard<H> {
     ) -> Vec<u32> {
         let mut cut = Vec::new();
         let mut waits = Vec::new();
-        let mut calls = calls_left(memory);
+        let mut refused = false;
         for _ in 0..most {
-            if while_calls && calls == 0 {
+            let may_call = !refused && memory.lookups.under_way() < MOST_CALLS_UNDER_WAY;
+            if while_calls && !may_call {
                 break;
             }
-            let Some((context, turn)) = memory.live.take_next() else {
+            let Some(context) = memory.live.take_next() else {
                 break;
             };
-            match self.recheck_one(memory, context, turn, None, &mut calls, now) {
+            match self.recheck_one(memory, context, None, &mut refused, now) {
                 Again::GoesOn => {}
-                Again::Waits => waits.push((context, turn)),
+                Again::Waits => waits.push(context),
                 Again::Ends => cut.push(context),
             }
         }
-        for (context, turn) in waits {
-            memory.live.queue_again(context, turn);
+        for context in waits {
+            memory.live.queue_again(context);
         }
         cut
     }
 
-    /// Decides again for one request under way, which may make one of so many calls. Only what
-    /// nothing is known against waits for one: what has changed or has ended is asked about at once,
-    /// and cut where it cannot be.
+    /// Decides again for one request under way. What only the registry can say is asked, as soon as
+    /// a call can be made: `refused` says, and is told, whether the host takes none now. It is cut by
+    /// what the registry says, and where that cannot be had for too long.
     fn recheck_one(
         &self,
         memory: &mut Memory,
         context: u32,
-        turn: Turn,
         said: Option<(&DeviceId, &Lookup)>,
-        calls: &mut usize,
+        refused: &mut bool,
         now: Timestamp,
     ) -> Again {
         let policy = &self.config.policy;
@@ -772,7 +777,7 @@ impl<H: Host> Guard<H> {
                 let end = permit.valid_until();
                 one.permit = permit;
                 one.asked.lookups = 0;
-                one.unsure_since = None;
+                one.doubt = Doubt::default();
                 memory.live.ends(end);
                 return Again::GoesOn;
             }
@@ -781,33 +786,34 @@ impl<H: Host> Guard<H> {
                 return Again::GoesOn;
             }
             Decision::AskRegistry(device) => {
-                let calling = !memory.lookups.is_open(&device);
-                let since = *one.unsure_since.get_or_insert(now);
-                let may_wait = turn != Turn::First
-                    //BREAK                     && now < one.permit.valid_until()                    && now < one.permit.valid_until() now < one.permit.valid_until()
-                    && now.since(since) < MOST_UNSURE;
-                if calling && *calls == 0 && may_wait {
-                    return Again::Waits;
-                }
                 let lookups = one.asked.lookups.saturating_add(1);
-                if lookups <= MOST_LOOKUPS {
+                let most = if one.doubt.is_urgent() {
+                    MOST_URGENT_CALLS
+                } else {
+                    MOST_CALLS_UNDER_WAY
+                };
+                let free = !*refused && memory.lookups.under_way() < most;
+                if lookups <= MOST_LOOKUPS && (free || memory.lookups.is_open(&device)) {
                     let asked = self.ask(memory, context, None, Wait::UnderWay, &device);
                     if asked.is_ok() {
                         if let Some(one) = memory.live.get_mut(context) {
                             one.asked.lookups = lookups;
                         }
-                        *calls = calls.saturating_sub(usize::from(calling));
                         return Again::GoesOn;
                     }
-                    if may_wait {
-                        // The host would refuse the next call too.
-                        *calls = 0;
-                        return Again::Waits;
-                    }
+                    *refused = true;
+                }
+                if memory.live.may_wait(context) {
+                    return Again::Waits;
                 }
                 // Fail closed: whether the permit still holds cannot be found out.
+                let failure = if lookups > MOST_LOOKUPS {
+                    LookupFailure::Answer
+                } else {
+                    LookupFailure::Connection
+                };
                 Denial {
-                    reason: DenyReason::LookupFailed(LookupFailure::Connection),
+                    reason: DenyReason::LookupFailed(failure),
                     rule: None,
                     device: Some(device),
                 }
@@ -837,9 +843,4 @@ impl<H: Host> Guard<H> {
             let _ = self.host.set_effective_context(self.active.get());
         }
     }
-}
-
-/// How many more calls may be made for requests under way.
-const fn calls_left(memory: &Memory) -> usize {
-    MOST_CALLS_UNDER_WAY.saturating_sub(memory.lookups.under_way())
 }

@@ -8,6 +8,12 @@ use medbind_core::time::Timestamp;
 
 use crate::asked::Asked;
 
+/// How many ticks a request under way goes on while the registry's word on its device cannot be had:
+/// enough calls are open, Envoy refuses them, none is answered, or what they say is overtaken.
+const MOST_UNSURE: u32 = 300;
+/// The same where something is known against it: its device or its permit's time.
+const MOST_URGENT: u32 = 10;
+
 /// A permitted request.
 #[derive(Debug)]
 pub struct UnderWay {
@@ -15,8 +21,44 @@ pub struct UnderWay {
     pub asked: Asked,
     /// What it was let in on, and tagged with.
     pub permit: Permit,
-    /// Since when the registry has to be asked whether the permit still holds.
-    pub unsure_since: Option<Timestamp>,
+    /// Whether the registry has to be asked about it.
+    pub doubt: Doubt,
+}
+
+/// Is it known whether a permit still holds? Only a new one settles that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Doubt {
+    /// Whether something is known against it: its device has changed, or the permit has ended.
+    urgent: bool,
+    /// The tick since which the registry's word is missing.
+    since: Option<u32>,
+}
+
+impl Doubt {
+    /// Whether something is known against it.
+    pub const fn is_urgent(self) -> bool {
+        self.urgent
+    }
+
+    fn becomes_urgent(&mut self) {
+        if !self.urgent {
+            *self = Self {
+                urgent: true,
+                since: None,
+            };
+        }
+    }
+
+    /// Whether it may be waited for the registry's word at `tick`.
+    fn may_wait(&mut self, tick: u32) -> bool {
+        let since = *self.since.get_or_insert(tick);
+        let most = if self.urgent {
+            MOST_URGENT
+        } else {
+            MOST_UNSURE
+        };
+        tick.saturating_sub(since) < most
+    }
 }
 
 impl UnderWay {
@@ -33,7 +75,7 @@ impl UnderWay {
 
 /// Whether a request is to be decided again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+enum Turn {
     /// It stands as it was decided.
     No,
     /// After those that go first.
@@ -59,6 +101,8 @@ pub struct Live {
     later: VecDeque<u32>,
     /// No permit ends by itself before this.
     due: Timestamp,
+    /// Time is counted by ticks: no step of the clock ends a request, or keeps one.
+    ticks: u32,
 }
 
 impl Default for Live {
@@ -68,11 +112,17 @@ impl Default for Live {
             first: VecDeque::new(),
             later: VecDeque::new(),
             due: Timestamp::MAX,
+            ticks: 0,
         }
     }
 }
 
 impl Live {
+    /// A tick.
+    pub fn tick(&mut self) {
+        self.ticks = self.ticks.saturating_add(1);
+    }
+
     /// A request was permitted.
     pub fn insert(&mut self, context: u32, under_way: UnderWay) {
         self.ends(under_way.permit.valid_until());
@@ -111,9 +161,12 @@ impl Live {
     /// Those that `changed` names are to be decided again, before others.
     pub fn queue_first(&mut self, changed: &dyn Fn(&UnderWay) -> bool) {
         for (context, one) in &mut self.streams {
-            if one.turn != Turn::First && changed(&one.under_way) {
-                one.turn = Turn::First;
-                self.first.push_back(*context);
+            if changed(&one.under_way) {
+                one.under_way.doubt.becomes_urgent();
+                if one.turn != Turn::First {
+                    one.turn = Turn::First;
+                    self.first.push_back(*context);
+                }
             }
         }
     }
@@ -142,30 +195,46 @@ impl Live {
         }
     }
 
-    /// The next that is to be decided again, and what turn it had; it is its turn no more.
-    pub fn take_next(&mut self) -> Option<(u32, Turn)> {
+    /// The next that is to be decided again; it is its turn no more.
+    pub fn take_next(&mut self) -> Option<u32> {
         while let Some(context) = self.first.pop_front().or_else(|| self.later.pop_front()) {
             if let Some(one) = self.streams.get_mut(&context)
                 && one.turn != Turn::No
             {
-                let turn = std::mem::replace(&mut one.turn, Turn::No);
-                return Some((context, turn));
+                one.turn = Turn::No;
+                return Some(context);
             }
         }
         None
     }
 
-    /// It could not be decided: it is to be again, after those that wait for the same turn.
-    pub fn queue_again(&mut self, context: u32, turn: Turn) {
-        let queue = match turn {
-            Turn::No => return,
-            Turn::Later => &mut self.later,
-            Turn::First => &mut self.first,
+    /// It could not be decided: it is to be again, after those that wait for the same turn, unless it
+    /// is already.
+    pub fn queue_again(&mut self, context: u32) {
+        let Some(one) = self.streams.get_mut(&context) else {
+            return;
         };
-        if let Some(one) = self.streams.get_mut(&context) {
-            one.turn = turn;
-            queue.push_back(context);
+        if one.turn != Turn::No {
+            return;
         }
+        let (turn, queue) = if one.under_way.doubt.urgent {
+            (Turn::First, &mut self.first)
+        } else {
+            (Turn::Later, &mut self.later)
+        };
+        one.turn = turn;
+        queue.push_back(context);
+    }
+
+    /// The registry's word on it is missing. Gives whether it may go on for now, to be asked about
+    /// anew.
+    pub fn may_wait(&mut self, context: u32) -> bool {
+        let Some(one) = self.streams.get_mut(&context) else {
+            return false;
+        };
+        let one = &mut one.under_way;
+        one.asked.lookups = 0;
+        one.doubt.may_wait(self.ticks)
     }
 
     /// How many there are.

@@ -52,8 +52,8 @@ struct Flight {
     token: Option<u32>,
     /// The context that made the call, and without which its answer is lost.
     caller: Option<u32>,
-    /// How long the call may still say nothing. Counted by ticks: no step of the clock ends a call
-    /// that is answered, or keeps one that is not.
+    /// How long the call may still say nothing, or wait to be made again. Counted by ticks: no step
+    /// of the clock ends a call that is answered, or keeps one that is not.
     left: Duration,
     /// Whether the call is for requests under way alone.
     under_way: bool,
@@ -205,7 +205,10 @@ impl Lookups {
     /// The call for `device` was made from `caller`.
     pub fn called(&mut self, device: &DeviceId, token: u32, caller: u32, timeout: Duration) {
         if let Some(flight) = self.flights.get_mut(device) {
-            flight.token = Some(token);
+            if let Some(before) = flight.token.replace(token) {
+                self.tokens.remove(&before);
+                self.under_way = self.under_way.saturating_sub(usize::from(flight.under_way));
+            }
             flight.caller = Some(caller);
             flight.left = timeout.saturating_add(GRACE);
             let mut waits = flight.waiters.iter().map(|waiter| waiter.wait);
@@ -320,11 +323,11 @@ impl Lookups {
     }
 
     /// A tick, `period` after the last one. Gives the devices whose call has said nothing long past its
-    /// deadline.
+    /// deadline, or has ended with its caller and could not be made again until then.
     pub fn overdue(&mut self, period: Duration) -> Vec<DeviceId> {
         let mut overdue = Vec::new();
         for (device, flight) in &mut self.flights {
-            if flight.token.is_some() && flight.left.is_zero() {
+            if flight.left.is_zero() {
                 overdue.push(device.clone());
             }
             flight.left = flight.left.saturating_sub(period);

@@ -348,28 +348,181 @@ fn a_request_under_way_is_cut_where_the_registry_cannot_be_asked_for_too_long() 
     let (mut edge, streams) = let_in_on_demand(1);
     change_history(&mut edge);
     take_all_calls(&mut edge);
+    // A step of the clock is no time.
     edge.guard.tick();
-    edge.world.pass(seconds(29));
-    edge.guard.tick();
+    edge.world.pass(seconds(60));
+    for _ in 1..300 {
+        edge.guard.tick();
+    }
     assert!(edge.guard.fate(streams[0]).is_forwarded());
-    edge.world.pass(seconds(1));
     edge.guard.tick();
     assert_eq!(edge.guard.fate(streams[0]), Fate::Reset);
 }
 
 #[test]
-fn a_request_whose_binding_has_ended_waits_for_no_call() {
+fn a_request_whose_binding_has_ended_waits_a_second_for_a_call() {
     let ends = |edge: &Edge| Some(edge.world.now().after(seconds(40)));
     let (mut edge, streams) = let_in_on_demand_until(10, &ends);
     change_history(&mut edge);
     take_all_calls(&mut edge);
-    edge.guard.tick();
+    for _ in 0..200 {
+        edge.guard.tick();
+    }
     let cut = |edge: &Edge| {
         let fates = streams.iter().map(|stream| edge.guard.fate(*stream));
         fates.filter(|fate| *fate == Fate::Reset).count()
     };
-    assert_eq!(cut(&edge), 0);
     edge.world.pass(seconds(20));
+    for _ in 0..10 {
+        edge.guard.tick();
+    }
+    assert_eq!(cut(&edge), 0);
     edge.guard.tick();
     assert_eq!(cut(&edge), 10);
+}
+
+/// Answers every open lookup so, and gives how many there were.
+fn answer_all(edge: &mut Edge, status: u16) -> usize {
+    let open = edge.lookups();
+    for call in &open {
+        edge.guard.answer(call, Some(status), b"");
+    }
+    open.len()
+}
+
+#[test]
+fn a_request_under_way_outlives_a_lookup_that_fails() {
+    for status in [503, 504, 500] {
+        let (mut edge, streams) = let_in_on_demand(10);
+        edge.registry.put(&binding(&device(0), "suspended"));
+        change_history(&mut edge);
+        for _ in 0..5 {
+            edge.guard.tick();
+            assert_eq!(answer_all(&mut edge, status), 4);
+            assert!(edge.lookups().is_empty(), "not before the next tick");
+        }
+        for stream in &streams {
+            assert!(edge.guard.fate(*stream).is_forwarded());
+        }
+        edge.guard.tick();
+        while let Some(call) = edge.lookups().pop() {
+            edge.answer_lookup(&call);
+        }
+        for (number, stream) in streams.iter().enumerate() {
+            assert_eq!(edge.guard.fate(*stream) == Fate::Reset, number == 0);
+        }
+    }
+}
+
+#[test]
+fn a_request_under_way_is_cut_where_lookups_fail_for_too_long() {
+    let (mut edge, streams) = let_in_on_demand(1);
+    change_history(&mut edge);
+    for _ in 0..=300 {
+        assert!(edge.guard.fate(streams[0]).is_forwarded());
+        edge.guard.tick();
+        assert_eq!(answer_all(&mut edge, 504), 1);
+    }
+    assert_eq!(edge.guard.fate(streams[0]), Fate::Reset);
+}
+
+#[test]
+fn what_is_known_against_a_request_is_not_forgotten_by_a_call() {
+    let ends = |edge: &Edge| Some(edge.world.now().after(seconds(90)));
+    // It ends, or its device changes, while it is asked about.
+    for (passes, changes) in [(0, false), (75, false), (0, true)] {
+        let (mut edge, streams) = let_in_on_demand_until(1, &ends);
+        change_history(&mut edge);
+        edge.guard.tick();
+        let call = edge.lookups().pop().unwrap();
+        let answer = edge.registry.lookup(&device(0), edge.world.now());
+        edge.world.pass(seconds(passes));
+        if changes {
+            edge.registry.put(&binding(&device(0), "suspended"));
+            edge.sync.tick();
+            for call in edge.sync.host().calls() {
+                let body = edge.registry.feed(&call.path, edge.world.now());
+                edge.sync.answer(&call, Some(200), &body);
+            }
+        }
+        edge.guard.tick();
+        // What it says is of a history that is gone by then, and the next call is refused.
+        change_history(&mut edge);
+        edge.guard.host().most_calls(0);
+        edge.guard.answer(&call, Some(200), &answer);
+        for _ in 0..10 {
+            assert!(edge.guard.fate(streams[0]).is_forwarded());
+            edge.guard.tick();
+        }
+        let known = passes > 0 || changes;
+        assert_eq!(edge.guard.fate(streams[0]) == Fate::Reset, known);
+    }
+}
+
+#[test]
+fn who_changes_is_asked_about_with_others_and_none_is_cut_for_waiting() {
+    let (mut edge, streams) = let_in_on_demand(100);
+    change_history(&mut edge);
+    edge.guard.tick();
+    for number in 0..100 {
+        edge.registry.put(&binding(&device(number), "active"));
+    }
+    edge.registry.put(&binding(&device(99), "suspended"));
+    edge.sync.tick();
+    for call in edge.sync.host().calls() {
+        let body = edge.registry.feed(&call.path, edge.world.now());
+        edge.sync.answer(&call, Some(200), &body);
+    }
+    edge.guard.tick();
+    assert_eq!(edge.lookups().len(), 16);
+    for _ in 0..9 {
+        let open = edge.lookups();
+        assert!(open.len() <= 16, "{}", open.len());
+        for call in open {
+            edge.answer_lookup(&call);
+        }
+        edge.guard.tick();
+    }
+    for (number, stream) in streams.iter().enumerate() {
+        assert_eq!(edge.guard.fate(*stream) == Fate::Reset, number == 99);
+    }
+}
+
+#[test]
+fn who_waits_for_the_call_of_one_that_left_outlives_a_call_that_is_refused() {
+    for comes_back in [true, false] {
+        let mut edge = Edge::set_up(Setup {
+            preload: false,
+            capacity: 1_000,
+            ..Setup::default()
+        });
+        edge.settle();
+        edge.registry.put(&binding("acme:SN1", "active"));
+        let request = common::reading().certificate(&edge.maker.device("SN1"));
+        let caller = edge.guard.send(&request);
+        let waits = edge.guard.send(&request);
+        let abandoned = edge.lookups();
+        assert_eq!(abandoned.len(), 1);
+        edge.guard.end(caller);
+        edge.answer_lookup(&abandoned[0]);
+        edge.guard.host().most_calls(0);
+        edge.guard.tick();
+        assert_eq!(edge.guard.fate(waits), Fate::Paused);
+        if comes_back {
+            edge.guard.host().most_calls(32);
+            edge.guard.tick();
+            let call = edge.lookups().pop().unwrap();
+            edge.answer_lookup(&call);
+            assert!(edge.guard.fate(waits).is_forwarded());
+            continue;
+        }
+        for _ in 0..30 {
+            edge.guard.tick();
+        }
+        let refused = edge.guard.fate(waits);
+        assert!(
+            format!("{refused:?}").contains("lookup_failed"),
+            "{refused:?}"
+        );
+    }
 }
