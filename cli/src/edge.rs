@@ -24,6 +24,7 @@ use crate::client;
 use crate::credentials;
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, put};
+use crate::sign_in;
 use crate::source::{self, Source};
 use crate::trust;
 
@@ -250,6 +251,7 @@ pub fn init(args: &EdgeInit, global: &Global) -> Outcome {
     }
     check::must_be_taken(&folder.join(BOOTSTRAP), &bootstrap)?;
     readable(args, &trusted_pem, crl.as_deref())?;
+    verifiable(args, jwks.as_deref())?;
     write_new_directory(&args.dir, &files).map_err(Failure::refused)?;
     report(args, global, &settings);
     Ok(ExitCode::SUCCESS)
@@ -538,13 +540,22 @@ fn readable(args: &EdgeInit, trusted_pem: &str, crl: Option<&[u8]>) -> Result<()
     let from = args.crl.as_deref().unwrap_or(Path::new("")).display();
     let from = from.to_string();
     let lists = crl.as_deref().map(|text| (text, from.as_str()));
-    for problem in trust::judge((trusted_pem, &cas), lists, true) {
+    for problem in trust::judge((trusted_pem, &cas), lists, true, &[]) {
         match problem.severity {
             Severity::Error => return Err(Failure::usage(problem.what).next(problem.mend)),
             Severity::Warning => output::warning(&problem.what),
         }
     }
     Ok(())
+}
+
+/// What no token can be verified with would keep Envoy from starting.
+fn verifiable(args: &EdgeInit, jwks: Option<&[u8]>) -> Result<(), Failure> {
+    let (Some(path), Some(jwks)) = (&args.jwks, jwks) else {
+        return Ok(());
+    };
+    sign_in::judge(&String::from_utf8_lossy(jwks), &path.display().to_string())
+        .map_err(|problem| Failure::usage(problem.what).next(problem.mend))
 }
 
 fn read_module(path: &Path) -> Result<Vec<u8>, Failure> {

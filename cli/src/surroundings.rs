@@ -1,7 +1,10 @@
 //! What stands around a configuration? The plug-in, its VM, the filters beside it, the routes.
 
 use crate::check::{Finding, Found, is_configuration};
+use crate::held::Held;
 use crate::locate::{Kind, Node};
+use crate::shown::Shown;
+use crate::sign_in;
 use crate::trust;
 
 /// Where a plug-in is written down.
@@ -236,16 +239,33 @@ pub fn examine(document: &Node, found: &[Found]) -> Vec<Finding> {
     }
     findings.extend(one_cache(&plugins));
     findings.extend(fed(document, found));
+    let issuers = issuers(found);
+    let mut shown = Shown::default();
     walk(document, "", &mut |node, field| {
         if node.get("http_filters").is_some() {
             findings.extend(filters(node, field));
             findings.extend(routes(node, field));
         }
         findings.extend(early_data(node, field));
-        findings.extend(trust::examine(node, field));
+        findings.extend(trust::examine(node, field, &issuers));
+        findings.extend(shown.examine(node, field));
+        findings.extend(sign_in::examine(node, field));
         true
     });
     findings
+}
+
+/// The CAs that the guards take, as far as they can be read.
+fn issuers(found: &[Found]) -> Vec<Held> {
+    let issuers = found.iter().filter_map(|one| one.node.get("issuers"));
+    let certificates = issuers
+        .flat_map(Node::items)
+        .filter_map(|issuer| issuer.get("certificates"))
+        .flat_map(Node::items);
+    certificates
+        .filter_map(Node::text)
+        .flat_map(Held::readable)
+        .collect()
 }
 
 /// What happens to traffic when the module fails.

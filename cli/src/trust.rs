@@ -2,54 +2,29 @@
 //! it is live and ready, and ends every device's handshake: so the file that a bootstrap names is
 //! read here, and the files that this one names, as far as they are on this machine.
 
-use std::fs;
 use std::path::Path;
 
-use der::asn1::{AnyRef, BitStringRef};
-use der::{Decode as _, Encode as _, Reader as _, Sequence, SliceReader};
+use der::asn1::AnyRef;
+use der::{Decode as _, Encode as _, Reader as _, SliceReader};
 use jiff::Timestamp;
-use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
-use x509_cert::Certificate;
-use x509_cert::ext::pkix::KeyUsage;
+use rustls::pki_types::CertificateRevocationListDer;
+use rustls::pki_types::pem::PemObject as _;
 use x509_cert::name::Name;
 use x509_cert::time::Time;
 
-use crate::check::{Finding, Severity};
+use crate::check::Finding;
+use crate::held::{self, Held, Problem, Signed};
 use crate::locate::Node;
 use crate::output::put;
 
 const SECRET: &str = "validation_context_sds_secret_config";
 const PUT_IT_THERE: &str = "put it in place, by `mv`, before Envoy is started";
+const REPLACE: &str = "put a file in its place that can be read, by `mv`";
+const NOBODY: &str = "an Envoy that starts lets no device in";
 
-/// What is wrong with a file, and what to do about it.
-#[derive(Debug)]
-pub struct Problem {
-    pub severity: Severity,
-    pub what: String,
-    pub mend: &'static str,
-}
-
-impl Problem {
-    fn error(what: String, mend: &'static str) -> Self {
-        Self {
-            severity: Severity::Error,
-            what,
-            mend,
-        }
-    }
-
-    fn warning(what: String, mend: &'static str) -> Self {
-        Self {
-            severity: Severity::Warning,
-            what,
-            mend,
-        }
-    }
-}
-
-/// Looks at the file that this map, a TLS context of Envoy's, names for those whom it trusts.
-pub fn examine(context: &Node, field: &str) -> Vec<Finding> {
+/// Looks at the file that this map, a TLS context of Envoy's, names for those whom it trusts, beside
+/// the CAs that the guards take.
+pub fn examine(context: &Node, field: &str, issuers: &[Held]) -> Vec<Finding> {
     let source = context.at(&[SECRET, "sds_config", "path_config_source"]);
     let Some((source, path)) = source.and_then(|source| Some((source, source.get("path")?))) else {
         return Vec::new();
@@ -66,38 +41,22 @@ pub fn examine(context: &Node, field: &str) -> Vec<Finding> {
             "add `watched_directory` with the folder of this file",
         ));
     }
-    let file = Path::new(path.text().unwrap_or_default());
-    // Where there is no such folder, the configuration is for another machine.
-    if file.parent().is_some_and(Path::is_dir) {
+    field.push_str(".path");
+    let (file, about) = held::file(path, &field);
+    findings.extend(about);
+    if let Some(file) = file {
         let name = context.at(&[SECRET, "name"]).and_then(Node::text);
-        let problems = read_secret(file, name.unwrap_or_default());
-        field.push_str(".path");
-        findings.extend(problems.into_iter().map(|problem| {
-            let finding = Finding::error(path, &field, &problem.what, problem.mend);
-            Finding {
-                severity: problem.severity,
-                ..finding
-            }
-        }));
+        let problems = read_secret(&file, name.unwrap_or_default(), issuers);
+        let problems = problems.into_iter();
+        findings.extend(problems.map(|problem| problem.found(path, &field)));
     }
     findings
 }
 
-fn read(path: &Path) -> Result<String, Problem> {
-    fs::read_to_string(path).map_err(|error| {
-        Problem::error(
-            format!(
-                "cannot read {}: {error}; an Envoy that starts lets no device in",
-                path.display()
-            ),
-            PUT_IT_THERE,
-        )
-    })
-}
-
-fn read_secret(file: &Path, name: &str) -> Vec<Problem> {
+fn read_secret(file: &Path, name: &str, issuers: &[Held]) -> Vec<Problem> {
     let looked = || {
-        let text = read(file)?;
+        let text = held::read(file, NOBODY, PUT_IT_THERE)?;
+        let part = |source| held::content(source, NOBODY, PUT_IT_THERE);
         let wrong = |what: &str| Problem::error(format!("{}: {what}", file.display()), "mend it");
         let documents = Node::parse(&text)
             .map_err(|error| wrong(&format!("neither YAML nor JSON: {}", error.what)))?;
@@ -109,179 +68,157 @@ fn read_secret(file: &Path, name: &str) -> Vec<Problem> {
             .find(|resource| resource.text_of("name") == Some(name))
             .and_then(|resource| resource.get("validation_context"))
             .ok_or_else(|| wrong(&format!("no `validation_context` with the name {name:?}")))?;
-        let Some((cas, cas_from)) = content(context.get("trusted_ca"))? else {
+        let Some((cas, cas_from)) = part(context.get("trusted_ca"))? else {
             return Err(wrong("no `trusted_ca`: nobody is trusted"));
         };
-        let lists = content(context.get("crl"))?;
+        let lists = part(context.get("crl"))?;
         let leaf_alone = context
             .get("only_verify_leaf_cert_crl")
             .is_some_and(Node::is_true);
         let lists = lists
             .as_ref()
             .map(|(text, from)| (text.as_str(), from.as_str()));
-        Ok(judge((&cas, &cas_from), lists, leaf_alone))
+        Ok(judge((&cas, &cas_from), lists, leaf_alone, issuers))
     };
     looked().unwrap_or_else(|problem| vec![problem])
-}
-
-/// What a data source of Envoy's holds, and where that is from.
-fn content(source: Option<&Node>) -> Result<Option<(String, String)>, Problem> {
-    let Some(source) = source else {
-        return Ok(None);
-    };
-    if let Some(text) = source.text_of("inline_string") {
-        return Ok(Some((text.to_owned(), "inline_string".to_owned())));
-    }
-    let Some(path) = source.text_of("filename") else {
-        return Ok(None);
-    };
-    Ok(Some((read(Path::new(path))?, path.to_owned())))
-}
-
-/// A CA as far as lists are concerned.
-struct Ca {
-    subject: Vec<u8>,
-    issuer: Vec<u8>,
-    name: String,
-    algorithm: Vec<u8>,
-    key: Vec<u8>,
-    signs_lists: bool,
 }
 
 /// A revocation list (RFC 5280, 5.1).
 struct List {
-    issuer: Vec<u8>,
+    signed: Signed,
     name: String,
     from: i64,
     until: Option<i64>,
-    signed: Vec<u8>,
-    algorithm: Vec<u8>,
-    signature: Vec<u8>,
-}
-
-/// Its outermost fields, as they were signed.
-#[derive(Sequence)]
-struct Signed<'a> {
-    what: AnyRef<'a>,
-    algorithm: AnyRef<'a>,
-    signature: BitStringRef<'a>,
-}
-
-fn ca(octets: &[u8]) -> der::Result<Ca> {
-    let certificate = Certificate::from_der(octets)?;
-    let inner = certificate.tbs_certificate();
-    let key = inner.subject_public_key_info();
-    let usage = inner.get_extension::<KeyUsage>().ok().flatten();
-    Ok(Ca {
-        subject: inner.subject().to_der()?,
-        issuer: inner.issuer().to_der()?,
-        name: inner.subject().to_string(),
-        algorithm: AnyRef::from_der(&key.algorithm.to_der()?)?.value().to_vec(),
-        key: key.subject_public_key.raw_bytes().to_vec(),
-        signs_lists: usage.is_none_or(|(_, usage)| usage.crl_sign()),
-    })
 }
 
 fn list(octets: &[u8]) -> der::Result<List> {
-    let outer = Signed::from_der(octets)?;
-    let mut inner = SliceReader::new(outer.what.value())?;
-    // Lists without extensions have no version.
-    Option::<u8>::decode(&mut inner)?;
-    AnyRef::decode(&mut inner)?;
-    let issuer = Name::decode(&mut inner)?;
-    let seconds = |time: Time| i64::try_from(time.to_unix_duration().as_secs()).unwrap_or(i64::MAX);
-    let from = seconds(Time::decode(&mut inner)?);
-    let until = Option::<Time>::decode(&mut inner)?.map(seconds);
-    while !inner.is_finished() {
+    let mut found = None;
+    let signed = Signed::read(octets, |content| {
+        let mut inner = SliceReader::new(content.value())?;
+        // Lists without extensions have no version.
+        Option::<u8>::decode(&mut inner)?;
         AnyRef::decode(&mut inner)?;
-    }
+        let issuer = Name::decode(&mut inner)?;
+        let from = held::seconds(&Time::decode(&mut inner)?);
+        let until = Option::<Time>::decode(&mut inner)?;
+        while !inner.is_finished() {
+            AnyRef::decode(&mut inner)?;
+        }
+        found = Some((issuer.to_string(), from, until));
+        issuer.to_der()
+    })?;
+    let (name, from, until) = found.ok_or(der::ErrorKind::Failed)?;
     Ok(List {
-        issuer: issuer.to_der()?,
-        name: issuer.to_string(),
+        signed,
+        name,
         from,
-        until,
-        signed: outer.what.to_der()?,
-        algorithm: outer.algorithm.value().to_vec(),
-        signature: outer.signature.raw_bytes().to_vec(),
+        until: until.as_ref().map(held::seconds),
     })
 }
 
-/// Whether this CA has signed it; `None` where that cannot be told here.
-fn signed(list: &List, ca: &Ca) -> Option<bool> {
-    let provider = rustls::crypto::ring::default_provider();
-    let mut fitting = provider
-        .signature_verification_algorithms
-        .all
-        .iter()
-        .filter(|one| one.signature_alg_id().as_ref() == list.algorithm)
-        .filter(|one| one.public_key_alg_id().as_ref() == ca.algorithm)
-        .peekable();
-    fitting.peek()?;
-    Some(fitting.any(|one| {
-        one.verify_signature(&ca.key, &list.signed, &list.signature)
-            .is_ok()
-    }))
-}
-
-/// Every one of what a PEM file holds of a kind; at least one.
-fn every<T>(
-    (text, from): (&str, &str),
-    kind: &str,
-    octets: impl Iterator<Item = Result<Vec<u8>, pem::Error>>,
-    parse: fn(&[u8]) -> der::Result<T>,
-) -> Result<Vec<T>, Problem> {
-    const MEND: &str = "put a file in its place that can be read, by `mv`";
-    let broken = |why: &dyn std::fmt::Display| {
-        Problem::error(
-            format!(
-                "{from}: a {kind} in it cannot be read ({why}); an Envoy that starts lets no device \
-                 in"
-            ),
-            MEND,
-        )
-    };
-    let mut all = Vec::new();
-    for one in octets {
-        let one = one.map_err(|error| broken(&error))?;
-        all.push(parse(&one).map_err(|error| broken(&error))?);
-    }
-    if all.is_empty() {
-        let size = text.len();
-        return Err(Problem::error(
-            format!("{from}: no {kind} in it ({size} octets); no device is let in"),
-            MEND,
+/// What is wrong with these CAs and their lists, each a PEM and where it is from, and with the CAs
+/// beside those that the guards take.
+pub fn judge(
+    (pem, from): (&str, &str),
+    lists: Option<(&str, &str)>,
+    leaf_alone: bool,
+    issuers: &[Held],
+) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if pem.contains("PRIVATE KEY-----") {
+        problems.push(Problem::warning(
+            format!("{from}: there is a private key in it, which Envoy needs not"),
+            "leave the certificates there alone; whoever has read a CA's key can make any device",
         ));
     }
-    Ok(all)
-}
-
-/// What is wrong with these CAs and their lists, each a PEM and where it is from.
-pub fn judge(cas: (&str, &str), lists: Option<(&str, &str)>, leaf_alone: bool) -> Vec<Problem> {
     let looked = || {
-        let octets = CertificateDer::pem_slice_iter(cas.0.as_bytes());
-        let octets = octets.map(|one| one.map(|one| one.to_vec()));
-        let cas = every(cas, "certificate", octets, ca)?;
+        let cas = Held::all((pem, from), NOBODY, REPLACE)?;
+        let mut problems: Vec<Problem> = cas.iter().filter_map(|ca| judge_ca(ca, from)).collect();
+        problems.extend(strange(&cas, issuers, from));
         let Some((text, from)) = lists else {
-            return Ok(Vec::new());
+            return Ok(problems);
         };
         let octets = CertificateRevocationListDer::pem_slice_iter(text.as_bytes());
         let octets = octets.map(|one| one.map(|one| one.to_vec()));
-        let lists = every((text, from), "revocation list", octets, list)?;
+        let kind = "revocation list";
+        let lists = held::every((text, from), kind, octets, list, NOBODY, REPLACE)?;
         let now = Timestamp::now().as_second();
-        let mut problems: Vec<Problem> = lists
-            .iter()
-            .filter_map(|list| judge_list(list, &cas, from, now))
-            .collect();
+        let judged = lists.iter();
+        problems.extend(judged.filter_map(|list| judge_list(list, &cas, from, now)));
         problems.extend(without_list(&cas, &lists, from, leaf_alone));
         Ok(problems)
     };
-    looked().unwrap_or_else(|problem| vec![problem])
+    match looked() {
+        Ok(found) => problems.extend(found),
+        Err(problem) => problems.push(problem),
+    }
+    problems
 }
 
-fn judge_list(list: &List, cas: &[Ca], from: &str, now: i64) -> Option<Problem> {
+fn judge_ca(ca: &Held, from: &str) -> Option<Problem> {
+    const NEXT: &str = "put the CA's next certificate in its place, by `mv`";
+    if !ca.is_ca {
+        return Some(Problem::error(
+            format!(
+                "{from}: the certificate of {} is no CA's; devices that it has signed are refused",
+                ca.name
+            ),
+            "put the certificate there that has signed your devices'",
+        ));
+    }
+    ca.judge_life(from, "all of its devices are refused", NEXT)
+}
+
+/// Where nobody passes both Envoy, which trusts these CAs, and the guards, which take those.
+fn strange(cas: &[Held], issuers: &[Held], from: &str) -> Option<Problem> {
+    const MEND: &str = "put the CA that signs your devices into the guard's `issuers`, and it, or \
+                        the one above it, into this file";
+    let above = |one: &Held, other: &Held| {
+        other.signed.issuer == one.subject && other.signed.is_by(one) != Some(false)
+    };
+    let is_one_chain = |ca: &Held, issuer: &Held| {
+        ca.subject == issuer.subject && ca.key == issuer.key
+            || above(ca, issuer)
+            || above(issuer, ca)
+    };
+    let met = cas
+        .iter()
+        .any(|ca| issuers.iter().any(|issuer| is_one_chain(ca, issuer)));
+    if issuers.is_empty() || met {
+        return None;
+    }
+    let all = || cas.iter().chain(issuers);
+    // A device may send certificates between the two that nobody here has seen.
+    let is_open = |one: &Held| !all().any(|other| other.subject == one.signed.issuer);
+    let (cas, issuers) = (names(cas), names(issuers));
+    Some(if all().any(is_open) {
+        Problem::warning(
+            format!(
+                "{from}: that a CA of it ({cas}) has signed one of the guard's issuers ({issuers}) \
+                 cannot be seen here; if none has, no device gets in"
+            ),
+            MEND,
+        )
+    } else {
+        Problem::error(
+            format!(
+                "{from}: no CA of it ({cas}) is one of the guard's issuers ({issuers}) or has signed \
+                 one; no device gets in"
+            ),
+            MEND,
+        )
+    })
+}
+
+fn names(all: &[Held]) -> String {
+    let names: Vec<&str> = all.iter().map(|one| one.name.as_str()).collect();
+    names.join("; ")
+}
+
+fn judge_list(list: &List, cas: &[Held], from: &str, now: i64) -> Option<Problem> {
     const NEW: &str = "have the CA make a new one, and put it in place by `mv`";
     let name = &list.name;
-    let of = || cas.iter().filter(|ca| ca.subject == list.issuer);
+    let of = || cas.iter().filter(|ca| ca.subject == list.signed.issuer);
     if of().next().is_none() {
         return Some(Problem::warning(
             format!(
@@ -291,7 +228,7 @@ fn judge_list(list: &List, cas: &[Ca], from: &str, now: i64) -> Option<Problem> 
             "put the list of a CA there that signs your devices",
         ));
     }
-    if of().all(|ca| signed(list, ca) == Some(false)) {
+    if of().all(|ca| list.signed.is_by(ca) == Some(false)) {
         return Some(Problem::error(
             format!(
                 "{from}: the list of {name} was not signed by its key; all of its devices are \
@@ -316,7 +253,7 @@ fn judge_list(list: &List, cas: &[Ca], from: &str, now: i64) -> Option<Problem> 
         ));
     }
     let until = list.until?;
-    let end = Timestamp::from_second(until).map_or_else(|_| until.to_string(), |at| at.to_string());
+    let end = held::moment(until);
     if until <= now {
         return Some(Problem::error(
             format!("{from}: the list of {name} has ended, {end}; all of its devices are refused"),
@@ -336,23 +273,24 @@ fn judge_list(list: &List, cas: &[Ca], from: &str, now: i64) -> Option<Problem> 
 }
 
 /// CAs that need a list and have none.
-fn without_list(cas: &[Ca], lists: &[List], from: &str, leaf_alone: bool) -> Vec<Problem> {
-    let foreign = |list: &List| !cas.iter().any(|ca| ca.subject == list.issuer);
-    let signs_cas = |one: &Ca| {
+fn without_list(cas: &[Held], lists: &[List], from: &str, leaf_alone: bool) -> Vec<Problem> {
+    let foreign = |list: &List| !cas.iter().any(|ca| ca.subject == list.signed.issuer);
+    let signs_cas = |one: &Held| {
         cas.iter()
-            .any(|other| other.issuer == one.subject && other.subject != one.subject)
+            .any(|other| other.signed.issuer == one.subject && other.subject != one.subject)
     };
     cas.iter()
-        .filter(|ca| !lists.iter().any(|list| list.issuer == ca.subject))
+        .filter(|ca| !lists.iter().any(|list| list.signed.issuer == ca.subject))
         // A CA above the one that signs devices needs none, where only theirs are looked at.
         .filter(|ca| !(leaf_alone && (signs_cas(ca) || lists.iter().any(foreign))))
         .map(|ca| {
-            Problem::warning(
+            Problem::error(
                 format!(
-                    "{from}: no list of {}; devices that it has signed are refused",
+                    "{from}: no list of {}; all devices that it has signed are refused",
                     ca.name
                 ),
-                "put a list of each CA into the file, also one that names nobody",
+                "put a list of each CA into the file, also one that names nobody; take a CA out that signs no \
+                 device any more",
             )
         })
         .collect()

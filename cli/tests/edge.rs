@@ -6,8 +6,15 @@ use std::path::Path;
 
 use common::{Desk, mode};
 use medbind_registry::pki::{CertificateAuthority, CertificateFacts};
-use rcgen::{CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, SerialNumber};
+use rcgen::{
+    CertificateParams, CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, SerialNumber,
+};
 use serde_json::Value;
+
+/// A sign-in's key (RFC 7515, A.3.1).
+const KEY_SET: &str = r#"{"keys":[{"kty":"EC","crv":"P-256",
+    "x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+    "y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
 
 /// A desk with an infrastructure CA as `medbind serve` makes it, a device CA, and a module.
 fn desk() -> Desk {
@@ -16,7 +23,10 @@ fn desk() -> Desk {
     let infra = CertificateAuthority::generate("infrastructure", now).unwrap();
     infra.save(&desk.path("infra-ca")).unwrap();
     desk.write("medbind.wasm", b"\0asm\x01\0\0\0");
-    desk.write("jwks.json", r#"{"keys":[]}"#);
+    desk.write("jwks.json", KEY_SET);
+    desk.write("no-keys.json", r#"{"keys":[]}"#);
+    desk.write("other-keys.json", KEY_SET.replace("keys", "values"));
+    desk.write("half-key.json", KEY_SET.replace(r#""y""#, r#""z""#));
     let key = KeyPair::from_pem(&desk.read("ca/key.pem")).unwrap();
     let issuer = Issuer::from_ca_cert_pem(&desk.read("ca/cert.pem"), key).unwrap();
     let today = time::OffsetDateTime::from_unix_timestamp(now.unix_seconds()).unwrap();
@@ -206,6 +216,22 @@ fn what_an_edge_cannot_be_made_of_is_named_and_nothing_is_made() {
         (
             "--name e.example --service https://s --jwks jwks.json",
             "--accounts",
+        ),
+        (
+            "--name e.example --service https://s --accounts https://a.example --jwks no-keys.json",
+            "fetch the sign-in's key set",
+        ),
+        (
+            "--name e.example --service https://s --accounts https://a.example --jwks half-key.json",
+            "half-key.json: no key in it can verify a token (1 in `keys`)",
+        ),
+        (
+            "--name e.example --service https://s --accounts https://a.example --jwks other-keys.json",
+            "other-keys.json: this is no key set",
+        ),
+        (
+            "--name e.example --service https://s --accounts https://a.example --jwks crl.pem",
+            "crl.pem: this is no JSON",
         ),
         (
             "--name e.example --service https://s --crl jwks.json",
@@ -521,4 +547,129 @@ fn a_ca_of_two_certificates_is_refused_and_says_so() {
         let told = "infra-ca: the certificate does not parse: the file holds 2 of them";
         assert!(ran.err.contains(told), "{}", ran.err);
     }
+}
+
+/// A certificate of this key, for this name, for these days.
+fn certificate(key_pem: &str, name: &str, from: i64, until: i64) -> String {
+    let day = |days| time::OffsetDateTime::now_utc() + time::Duration::days(days);
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    (params.not_before, params.not_after) = (day(from), day(until));
+    let key = KeyPair::from_pem(key_pem).unwrap();
+    params.self_signed(&key).unwrap().pem()
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "one table")]
+fn what_an_edge_shows_is_looked_at_before_it_is_started() {
+    let desk = desk();
+    let name = "gate.clinic.example";
+    let with_service = ["--name", name, "--service", "https://s.example", "e"];
+    let people = ["--accounts", "https://a.example", "--jwks", "jwks.json"];
+    desk.run(&[&INIT[..], &with_service, &people].concat())
+        .ended_with(0);
+    let foreign = KeyPair::generate().unwrap().serialize_pem();
+    let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let no_key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+    let edge_key = desk.read("e/edge/key.pem");
+    let server_key = desk.read("e/server/key.pem");
+    let server = |name, from, until| certificate(&server_key, name, from, until);
+    let edge = |from, until| certificate(&edge_key, "edge", from, until);
+    let (refused, soon) = ("refuses this Envoy", "from then on");
+    for (file, instead, severity, told) in [
+        ("server/key.pem", None, "error", "cannot read"),
+        (
+            "server/key.pem",
+            Some(no_key.to_owned()),
+            "error",
+            "no private key in it",
+        ),
+        (
+            "server/key.pem",
+            Some("nothing".to_owned()),
+            "error",
+            "no private key in it",
+        ),
+        ("server/cert.pem", None, "error", "cannot read"),
+        (
+            "server/cert.pem",
+            Some(garbage.to_owned()),
+            "error",
+            "cannot be read",
+        ),
+        (
+            "server/cert.pem",
+            Some(server(name, -90, -1)),
+            "error",
+            "has ended",
+        ),
+        (
+            "server/cert.pem",
+            Some(server(name, 1, 90)),
+            "error",
+            "is not valid before",
+        ),
+        (
+            "server/cert.pem",
+            Some(server(name, -800, 29)),
+            "warning",
+            soon,
+        ),
+        (
+            "server/cert.pem",
+            Some(server("other.example", -1, 90)),
+            "warning",
+            name,
+        ),
+        ("edge/key.pem", None, "error", "cannot read"),
+        ("edge/key.pem", Some(foreign), "error", "not the key of"),
+        ("edge/cert.pem", Some(edge(-90, -1)), "error", refused),
+        ("edge/cert.pem", Some(edge(-800, 29)), "warning", refused),
+        ("jwks.json", None, "error", "cannot read"),
+        (
+            "jwks.json",
+            Some(r#"{"keys":[]}"#.to_owned()),
+            "error",
+            "no key in it can verify a token",
+        ),
+        ("edge/ca.pem", None, "error", "cannot read"),
+        (
+            "edge/ca.pem",
+            Some("nothing".to_owned()),
+            "error",
+            "no certificate",
+        ),
+        (
+            "edge/ca.pem",
+            Some(edge(-90, -1)),
+            "error",
+            "whom it has signed",
+        ),
+    ] {
+        let file = format!("e/{file}");
+        let before = desk.read(&file);
+        match &instead {
+            Some(text) => desk.write(&file, text),
+            None => std::fs::remove_file(desk.path(&file)).unwrap(),
+        }
+        let ran = desk.run(&["check", "e/http.yaml", "--json"]);
+        let ran = ran.ended_with(if severity == "error" { 2 } else { 0 });
+        let found = ran.json()["findings"].clone();
+        let found = found.as_array().unwrap();
+        // The edge's are named by three clusters.
+        assert_eq!(found.len(), 1, "{file}, {told}: {found:?}");
+        let what = found[0]["what"].as_str().unwrap();
+        assert_eq!(found[0]["severity"], severity, "{file}: {what}");
+        assert!(what.contains(told), "{file}, {told}: {what}");
+        assert!(found[0]["line"].as_u64().unwrap() > 0);
+        desk.write(&file, before);
+    }
+    let wildcard = [server("*.clinic.example", -1, 90), server(name, -1, 90)];
+    for good in wildcard {
+        desk.write("e/server/cert.pem", good);
+        desk.run(&["check", "e/http.yaml", "--strict"])
+            .ended_with(0);
+    }
+    desk.write("e/server/cert.pem", server("*.gate.clinic.example", -1, 90));
+    desk.run(&["check", "e/http.yaml", "--strict"])
+        .ended_with(2);
 }
