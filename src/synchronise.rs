@@ -66,8 +66,8 @@ impl<H: Host> Runner<H> {
         let now = self.host.now();
         let actions = self.synchroniser.on_tick(now, &Shared(&self.host));
         self.carry_out(actions);
-        if self.is_leader() {
-            self.tell();
+        if let Some(term) = self.synchroniser.term() {
+            self.tell(term);
         }
     }
 
@@ -153,11 +153,12 @@ impl<H: Host> Runner<H> {
         self.host.log(level, &format!("medbind sync: {message}"));
     }
 
-    fn tell(&self) {
+    fn tell(&self, term: u32) {
         if let Ok(view) = Cache::new(&Shared(&self.host)).view() {
             let records = view.active().map_or(0, |history| history.records);
             self.metrics.tell(
                 &self.host,
+                term,
                 u64::from(records),
                 view.unrecognised(),
                 view.last_ok(),

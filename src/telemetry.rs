@@ -28,6 +28,7 @@
 //! | `medbind_bindings` | gauge | | bindings in the cache; by the synchroniser |
 //! | `medbind_records_unrecognised` | gauge | | records of a kind or state that this version does not know; by the synchroniser |
 //! | `medbind_feed_heard_seconds` | gauge | | Unix time at which the feed last answered; by the synchroniser |
+//! | `medbind_leader_term` | gauge | | which of those that have led does now, counted from 1; by the synchroniser |
 
 use std::cell::Cell;
 use std::fmt::Write as _;
@@ -191,6 +192,7 @@ pub struct SyncMetrics {
     bindings: Metric,
     unrecognised: Metric,
     heard: Metric,
+    term: Metric,
 }
 
 impl SyncMetrics {
@@ -200,6 +202,7 @@ impl SyncMetrics {
             bindings: Metric::gauge(host, "medbind_bindings"),
             unrecognised: Metric::gauge(host, "medbind_records_unrecognised"),
             heard: Metric::gauge(host, "medbind_feed_heard_seconds"),
+            term: Metric::gauge(host, "medbind_leader_term"),
         }
     }
 
@@ -207,10 +210,12 @@ impl SyncMetrics {
     pub fn tell(
         &self,
         host: &impl Host,
+        term: u32,
         bindings: u64,
         unrecognised: u64,
         heard: Option<Timestamp>,
     ) {
+        self.term.set(host, u64::from(term));
         self.bindings.set(host, bindings);
         self.unrecognised.set(host, unrecognised);
         let heard = heard.map_or(0, Timestamp::unix_seconds);

@@ -117,11 +117,13 @@ fn one_worker_synchronises_for_all_and_another_takes_over() {
         assert_eq!(edge.code(worker), None);
     }
     assert_eq!(edge.world.metric("medbind_bindings"), 1);
+    assert_eq!(edge.world.metric("medbind_leader_term"), 1);
     // It traps, and does not come back.
     edge.workers.remove(leaders[0]).trap();
     edge.registry.put(&binding("acme:SN1", "suspended"));
     edge.run(Duration::from_secs(12));
     assert_eq!(edge.leaders().len(), 1);
+    assert_eq!(edge.world.metric("medbind_leader_term"), 2);
     for worker in 0..2 {
         assert_eq!(edge.code(worker).as_deref(), Some("binding_suspended"));
     }

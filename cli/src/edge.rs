@@ -356,9 +356,9 @@ fn fill(
     )?;
     template.cluster(("registry", 8443), registry)?;
     template.fill(
-        "registry: {cluster: registry, authority: registry}",
+        "registry: &registry {cluster: registry, authority: registry}",
         &format!(
-            "registry: {{cluster: registry, authority: {}}}",
+            "registry: &registry {{cluster: registry, authority: {}}}",
             quoted(&authority_of(registry))
         ),
     )?;

@@ -355,21 +355,32 @@ fn one_cache(plugins: &[Plugin<'_>]) -> Option<Finding> {
     ))
 }
 
-/// Somebody must fill the cache.
+/// Somebody must fill the cache, and somebody else where that one is gone.
 fn fed(document: &Node, found: &[Found]) -> Option<Finding> {
     document.get("static_resources")?;
-    if found.iter().any(|one| one.role() == "sync") {
+    let mut guards = found.iter().filter(|one| one.role() != "sync");
+    let is_alone = |guard: &&Found| guard.node.get("registry").is_none();
+    if !found.iter().any(|one| one.role() == "sync") {
+        let guard = guards.find(is_alone)?;
+        return Some(Finding::warning(
+            &guard.node,
+            &guard.field,
+            "there is no synchroniser in this bootstrap, and the guard names no registry: it \
+             refuses everything with 503",
+            "add the synchroniser to bootstrap_extensions, and `registry:` to the guard",
+        ));
+    }
+    let guards: Vec<&Found> = guards.collect();
+    if !guards.iter().all(is_alone) {
         return None;
     }
-    let guard = found
-        .iter()
-        .find(|one| one.node.get("registry").is_none())?;
+    let guard = guards.first()?;
     Some(Finding::warning(
         &guard.node,
         &guard.field,
-        "there is no synchroniser in this bootstrap, and the guard names no registry: it refuses \
-         everything with 503",
-        "add the synchroniser to bootstrap_extensions, or `registry:` to the guard",
+        "no guard names a registry: a synchroniser that traps stays down, since Envoy makes it no \
+         new VM, and after max_stale everything is refused with 503",
+        "give the guard the synchroniser's `registry:`, and one of its workers takes over",
     ))
 }
 

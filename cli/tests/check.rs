@@ -11,6 +11,9 @@ fn desk() -> Desk {
     desk
 }
 
+/// With it, the guard takes over where the synchroniser is gone.
+const REGISTRY: &str = "registry: {cluster: registry, authority: registry}\n";
+
 /// A bootstrap around the guard: its policy, its `vm_id`, what stands after it, its routes.
 struct Bootstrap<'a> {
     policy: &'a str,
@@ -37,7 +40,7 @@ impl Bootstrap<'_> {
             after,
             route,
         } = self;
-        let guard = indented(guard, 16);
+        let guard = indented(&format!("{guard}{REGISTRY}"), 16);
         let after = indented(after, 8);
         format!(
             "bootstrap_extensions:
@@ -317,17 +320,25 @@ fn filters_and_routes_that_undo_a_decision_are_pointed_out() {
 #[test]
 fn a_guard_that_nothing_feeds_is_pointed_out() {
     let desk = desk();
-    let alone = GOOD.yaml(&desk.read("guard.yaml"));
-    let alone = &alone[alone.find("static_resources").unwrap()..];
-    desk.write("envoy.yaml", alone);
-    let found = findings(&desk, "envoy.yaml", 0);
-    assert!(
-        found[0]["what"]
-            .as_str()
-            .unwrap()
-            .contains("no synchroniser"),
-        "{found:?}"
-    );
+    let both = GOOD.yaml(&desk.read("guard.yaml"));
+    let guards = both.find("static_resources").unwrap();
+    let (synchroniser, guard) = both.split_at(guards);
+    let alone = guard.replace(REGISTRY, "\n");
+    for (text, said) in [
+        (alone.clone(), Some("there is no synchroniser")),
+        (format!("{synchroniser}{alone}"), Some("stays down")),
+        (guard.to_owned(), None),
+        (both.clone(), None),
+    ] {
+        desk.write("envoy.yaml", text);
+        let found = findings(&desk, "envoy.yaml", 0);
+        assert_eq!(found.len(), usize::from(said.is_some()), "{found:?}");
+        let told = found.first().and_then(|one| one["what"].as_str());
+        assert!(
+            told.zip(said)
+                .is_none_or(|(told, said)| told.contains(said))
+        );
+    }
 }
 
 #[test]

@@ -148,6 +148,11 @@ impl Synchroniser {
         self.leading.is_some()
     }
 
+    /// Which of all that have led it is, while it leads.
+    pub fn term(&self) -> Option<u32> {
+        self.leading.as_ref().map(|leading| leading.term)
+    }
+
     /// It ends: where it leads, another may at once.
     pub fn end(&mut self, store: &dyn SharedData) {
         if self.leading.take().is_some() {

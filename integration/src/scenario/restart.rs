@@ -10,10 +10,12 @@ use super::load::Load;
 use super::real::{Stage, said};
 use super::report::Report;
 use super::row::Place;
+use super::shipped::{Around, as_it_is};
 use super::story::{
     LIMIT, case, is_code, is_served, new_device, reading, wait_refused, wait_served,
 };
-use crate::bootstrap::{Bootstrap, remove, set};
+use crate::bootstrap::{Bootstrap, remove};
+use crate::certificate::Spec;
 use crate::client::Client;
 use crate::envoy::{HotRestart, Options, get};
 use crate::tools::{Tools, present};
@@ -38,6 +40,11 @@ pub async fn alone(tools: &Tools, report: &mut Report, short: bool, full: bool) 
         report,
         "a hot restart lets no wrong request pass",
         hot_restart(tools)
+    );
+    case!(
+        report,
+        "http.yaml as it is shipped goes on without its synchroniser, where that traps",
+        singleton_traps(tools)
     );
     case!(
         report,
@@ -161,29 +168,51 @@ async fn hot_restart(tools: &Tools) -> Result<()> {
     Ok(())
 }
 
-/// Takes the singleton away, and tells each guard where the registry is.
-fn without_singleton(bootstrap: &mut Bootstrap) -> Result<()> {
-    remove(bootstrap.value_mut(), "bootstrap_extensions");
-    let registry = json!({"cluster": "registry", "authority": "registry"});
-    for plugin in bootstrap.plugins() {
-        let guard = plugin.pointer_mut("/configuration/value");
-        set(
-            guard.context("a plug-in without configuration")?,
-            "registry",
-            registry.clone(),
-        )?;
+/// Envoy makes the singleton no new VM: without a worker that takes over, the registry would never
+/// be asked again.
+async fn singleton_traps(tools: &Tools) -> Result<()> {
+    let mut around = Around::set(&with_trap(tools)?).await?;
+    around.registry.hold_active("SN-LED").await?;
+    let envoy = around.start(as_it_is, |_| Ok(())).await?;
+    let log = envoy.process.stderr.clone();
+    let leads = |term: u32| log.find(&format!("synchronising, as leader of term {term}"));
+    let first = leads(1).context("nobody leads")?;
+    let main = format!("[{}]", envoy.process.id());
+    ensure!(first.contains(&main), "a worker leads beside a singleton");
+    let identity = around.site.device_ca.issue(&Spec::device("SN-LED"))?;
+    let client = around
+        .site
+        .client(envoy.listener("edge")?, Some(&identity))?;
+    let ask = reading("SN-LED").header("x-medbind-trap-leader", "now");
+    is_served(&client.send(&ask).await?)?;
+    let (_, time) = until("a worker leads", TAKEN_OVER, || async { leads(2) }).await?;
+    println!("      the singleton trapped, and a worker leads after {time:.1?}");
+    for (verb, code) in [
+        ("suspend", Some(DenyCode::BindingSuspended)),
+        ("resume", None),
+    ] {
+        around.registry.act("acme:SN-LED", verb).await?;
+        match code {
+            Some(code) => wait_refused(&client, "SN-LED", code).await?,
+            None => wait_served(&client, "SN-LED").await.map(|_| ())?,
+        }
     }
+    let term = envoy.metric("medbind_leader_term", &[]).await?;
+    ensure!((1.5..2.5).contains(&term), "the metric says {term}");
+    let panics = log.count("asked to panic, as the leader");
+    ensure!(panics == 1, "{panics} leaders trapped");
+    let (ready, said) = get(envoy.listener("probes")?, "/ready").await?;
+    ensure!(ready == 200, "/ready answers {ready} {said}");
     Ok(())
 }
 
 async fn elected(tools: &Tools) -> Result<()> {
     let options = Options::default();
-    let mut stage = Stage::set_with(
-        &with_trap(tools)?,
-        Place::Fleet,
-        &options,
-        without_singleton,
-    )
+    // Each guard knows where the registry is.
+    let mut stage = Stage::set_with(&with_trap(tools)?, Place::Fleet, &options, |bootstrap| {
+        remove(bootstrap.value_mut(), "bootstrap_extensions");
+        Ok(())
+    })
     .await?;
     let log = stage.envoy.process.stderr.clone();
     let leaders = |term: u32| log.count(&format!("synchronising, as leader of term {term}"));

@@ -330,7 +330,7 @@ fn with_issuer(text: &str, pem: &str) -> Result<String> {
 }
 
 impl Around {
-    async fn set(tools: &Tools) -> Result<Self> {
+    pub(super) async fn set(tools: &Tools) -> Result<Self> {
         let site = Site::new()?;
         let upstream = Upstream::start(&site.upstream_identity()?, &site.infra_ca).await?;
         let mut registry = Registry::start(tools).await?;

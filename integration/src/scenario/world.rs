@@ -183,7 +183,12 @@ impl World {
     fn settle(bootstrap: &mut Bootstrap, place: Place) -> Result<()> {
         match place {
             Place::Fleet | Place::Script => {}
-            Place::NoSynchroniser => remove(bootstrap.value_mut(), "bootstrap_extensions"),
+            Place::NoSynchroniser => {
+                remove(bootstrap.value_mut(), "bootstrap_extensions");
+                for listener in ["edge", "probes"] {
+                    remove(bootstrap.guard(listener)?, "registry");
+                }
+            }
             Place::Stale => {
                 let bindings = json!({"max_stale": "3s"});
                 set(bootstrap.synchroniser()?, "bindings", bindings.clone())?;
@@ -194,11 +199,9 @@ impl World {
             Place::OnDemand => {
                 let bindings =
                     json!({"preload": false, "capacity": 1000, "lookup_timeout": "250ms"});
-                let registry = json!({"cluster": "registry", "authority": "registry"});
                 set(bootstrap.synchroniser()?, "bindings", bindings.clone())?;
                 for listener in ["edge", "probes"] {
                     set(bootstrap.guard(listener)?, "bindings", bindings.clone())?;
-                    set(bootstrap.guard(listener)?, "registry", registry.clone())?;
                 }
             }
         }
