@@ -9,6 +9,7 @@ pub mod envoy;
 pub mod feed;
 pub mod frames;
 pub mod process;
+pub mod proxy;
 pub mod scenario;
 pub mod server;
 pub mod site;

@@ -27,6 +27,7 @@ pub mod restart;
 pub mod row;
 pub mod sessions;
 pub mod shipped;
+pub mod shipped_links;
 pub mod shipped_live;
 pub mod shipped_trust;
 pub mod special;

@@ -14,7 +14,7 @@ use super::fleet::{ACCOUNT, CLASS, fleet};
 use super::registry::Registry;
 use super::report::Report;
 use super::story::{LIMIT, case, is_code, is_served, reading};
-use super::{shipped_live, shipped_trust};
+use super::{shipped_links, shipped_live, shipped_trust};
 use crate::bootstrap::{Bootstrap, DEVICE_CA, SHIPPED_FOLDER, keep, remove, set, without};
 use crate::certificate::{Identity, KeyKind, Spec};
 use crate::client::Ask;
@@ -51,7 +51,10 @@ pub async fn files(tools: &Tools, report: &mut Report, short: bool) {
     );
     let names = VARIANTS.map(|variant| variant.name);
     let variants = names.iter().any(|name| report.wants(name));
-    let mut stories = shipped_live::NAMES.iter().chain(&shipped_trust::NAMES);
+    let mut stories = shipped_live::NAMES
+        .iter()
+        .chain(&shipped_links::NAMES)
+        .chain(&shipped_trust::NAMES);
     let live = !short && stories.any(|name| report.wants(name));
     if !variants && !live {
         return;
@@ -70,6 +73,7 @@ pub async fn files(tools: &Tools, report: &mut Report, short: bool) {
     }
     if live {
         shipped_live::cases(&mut around, report).await;
+        Box::pin(shipped_links::cases(&mut around, report)).await;
         Box::pin(shipped_trust::cases(&around, report)).await;
     }
 }
