@@ -211,6 +211,14 @@ impl Authority {
         pem("CERTIFICATE", &self.der)
     }
 
+    /// A certificate of its name and key that ended an hour ago, as PEM.
+    pub fn ended_pem(&self) -> Result<String> {
+        let mut params = Self::params(&self.common_name);
+        let now = now_seconds();
+        set_validity(&mut params, now - 86_400, now - 3_600);
+        Ok(params.self_signed(self.issuer.key())?.pem())
+    }
+
     /// Its certificate's DER.
     pub fn der(&self) -> &CertificateDer<'static> {
         &self.der

@@ -245,16 +245,27 @@ impl Envoy {
 
 /// A GET over plain HTTP: status and body.
 pub async fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+    probe(address, "GET", path).await
+}
+
+/// A request without a body over plain HTTP: status and body.
+pub async fn probe(address: SocketAddr, method: &str, path: &str) -> Result<(u16, String)> {
     let asking = async {
         let mut stream = TcpStream::connect(address).await?;
         let request =
-            format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+            format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut octets = Vec::new();
         stream.read_to_end(&mut octets).await?;
         anyhow::Ok(octets)
     };
     let octets = timeout(Duration::from_secs(20), asking).await??;
+    if method == "HEAD" {
+        // Its head says how long a body is that does not come.
+        let line = String::from_utf8_lossy(&octets);
+        let status = line.split(' ').nth(1).and_then(|word| word.parse().ok());
+        return Ok((status.context("no status")?, String::new()));
+    }
     crate::client::Answer::read_to_end(&octets)
         .map(|answer| (answer.status, answer.text()))
         .with_context(|| format!("{address} answered something that is no HTTP"))

@@ -656,6 +656,12 @@ fn tell(stack: &Stack) -> Result<()> {
         "the device cannot reach the device service past the guard, whatever it shows",
         no_way_past(stack),
     );
+    for (what, port) in [("probes", 8080), ("the admin page", 9901)] {
+        told.check(
+            &format!("the device cannot reach the edge's {what}"),
+            keeps_to_itself(stack, port),
+        );
+    }
     stack.said(stack.compose(&["kill", "registry"]))?;
     told.check(
         "the registry is dead: a known device is served",
@@ -745,6 +751,23 @@ fn no_way_past(stack: &Stack) -> Result<()> {
     expect(away.status.code() == Some(2), || {
         format!("it is answered: {away:?}")
     })
+}
+
+/// What listens on this port of the edge answers inside its container alone.
+fn keeps_to_itself(stack: &Stack, port: u16) -> Result<()> {
+    let ask = |from: &str, host: &str| {
+        let url = format!("http://{host}:{port}/ready");
+        stack.output(stack.compose(&["exec", "-T", from, "medbind-party", "healthy", &url]))
+    };
+    let own = ask("edge", "127.0.0.1")?;
+    expect(own.status.success(), || format!("the edge: {own:?}"))?;
+    let away = ask("device", "edge")?;
+    let said = String::from_utf8_lossy(&away.stderr).into_owned();
+    // Refused by the edge's machine: it was found.
+    expect(
+        away.status.code() == Some(2) && said.contains("Connection refused"),
+        || format!("the device: {away:?}"),
+    )
 }
 
 /// The medbind fields that the upstream saw, each with all its values.

@@ -28,6 +28,14 @@ use crate::wait::until;
 /// The files that a scenario here loads.
 const FILES: [&str; 2] = ["http.yaml", DEVICE_CA];
 
+/// What a client writes as it likes, and some upstreams go by.
+const HINTS: [&str; 4] = [
+    "forwarded",
+    "x-client-trace-id",
+    "x-envoy-original-dst-host",
+    "x-forwarded-host",
+];
+
 /// What stands around an Envoy that loads a shipped file.
 pub(super) struct Around {
     pub(super) site: Site,
@@ -456,7 +464,10 @@ impl Around {
             let identity = self.site.device_ca.issue(&Spec::device(serial))?;
             client(Some(&identity))
         };
-        let answer = device("SN-A")?.send(&reading("SN-A")).await?;
+        let ask = HINTS.iter().fold(reading("SN-A"), |ask, name| {
+            ask.header(name, "victim.example")
+        });
+        let answer = device("SN-A")?.send(&ask).await?;
         is_served(&answer)?;
         let saw = answer.saw().context("the upstream did not see it")?;
         let tags = ["device", "account", "class", "epoch", "traffic"]
@@ -465,6 +476,10 @@ impl Around {
         ensure!(tags == wanted, "the upstream saw {tags:?}");
         let forwarded = saw.all("x-forwarded-client-cert");
         ensure!(forwarded.is_empty(), "the upstream saw {forwarded:?}");
+        for name in HINTS {
+            let hint = saw.all(name);
+            ensure!(hint.is_empty(), "the upstream saw {name}: {hint:?}");
+        }
         let revoked = device("SN-REVOKED")?.send(&reading("SN-REVOKED")).await?;
         is_code(&revoked, DenyCode::BindingRevoked)?;
 

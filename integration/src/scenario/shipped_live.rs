@@ -18,9 +18,9 @@ use super::story::{
 };
 use super::world::add_listener;
 use crate::bootstrap::set;
-use crate::certificate::Spec;
+use crate::certificate::{Spec, now_seconds};
 use crate::client::{Answer, Ask, Client, Connection, Drained, Protocol, drain};
-use crate::envoy::{Envoy, get};
+use crate::envoy::{Envoy, get, probe};
 use crate::server;
 use crate::upstream::{REQUEST_HEADER, Upstream};
 use crate::wait::until;
@@ -34,13 +34,15 @@ const UPGRADES: &str = "http.yaml upgrades to WebSockets alone";
 const PROBES: &str =
     "http.yaml answers on its listener for probes whether it is ready, and nothing else";
 const MANY_PROBES: &str = "http.yaml bounds the connections of its listener for probes";
-const UNCOUNTED: &str = "http.yaml counts no probe as a decision but /ready, and logs none";
+const UNCOUNTED: &str =
+    "http.yaml counts no probe as a decision, by whatever method, and logs none";
+const ENDS: &str = "http.yaml shows when what devices see ends";
 const IDLE_PROBES: &str = "http.yaml ends a probe's connection that asks nothing";
 const HTTP1: &str = "http.yaml serves devices of HTTP/2 before a service of HTTP/1.1 alone";
 const FULL: &str = "http.yaml takes no device where its memory is used up, and answers probes";
 
 /// What is shown here.
-pub(super) const NAMES: [&str; 12] = [
+pub(super) const NAMES: [&str; 13] = [
     ANSWER,
     GRPC,
     UPLOAD,
@@ -49,6 +51,7 @@ pub(super) const NAMES: [&str; 12] = [
     UPGRADES,
     PROBES,
     UNCOUNTED,
+    ENDS,
     IDLE_PROBES,
     MANY_PROBES,
     HTTP1,
@@ -75,6 +78,7 @@ pub(super) async fn cases(around: &mut Around, report: &mut Report) {
         UPGRADES,
         PROBES,
         UNCOUNTED,
+        ENDS,
         IDLE_PROBES,
         MANY_PROBES,
     ];
@@ -104,6 +108,7 @@ pub(super) async fn cases(around: &mut Around, report: &mut Report) {
                 case!(report, UPGRADES, upgrades(around, &envoy));
                 case!(report, PROBES, probes(around, &envoy));
                 case!(report, UNCOUNTED, uncounted(&envoy));
+                case!(report, ENDS, shown_ends(&envoy));
                 case!(report, IDLE_PROBES, idle_probes(&envoy));
                 case!(report, MANY_PROBES, many_probes(&envoy));
             }
@@ -290,17 +295,49 @@ async fn uncounted(envoy: &Envoy) -> Result<()> {
     let log = &envoy.process.stderr;
     let decisions = || envoy.metric("medbind_decisions", &[]);
     let (counted, logged) = (decisions().await?, log.count("medbind deny"));
-    for path in ["/live", "/live?now", "/admin", "/"] {
-        let wanted = if path.starts_with("/live") { 200 } else { 404 };
-        for _ in 0..3 {
-            let (status, body) = get(address, path).await?;
-            ensure!(status == wanted, "{path} answers {status} {body}");
-        }
+    for (method, path, wanted) in [
+        ("GET", "/live", 200),
+        ("GET", "/live?now", 200),
+        ("HEAD", "/live", 200),
+        ("GET", "/ready", 200),
+        ("HEAD", "/ready", 200),
+        ("POST", "/ready", 404),
+        ("OPTIONS", "/ready", 404),
+        ("GET", "/admin", 404),
+        ("GET", "/", 404),
+    ] {
+        let (status, body) = probe(address, method, path).await?;
+        ensure!(status == wanted, "{method} {path} answers {status} {body}");
     }
     let more = decisions().await? - counted;
     ensure!(more < 0.5, "{more} decisions were counted");
     let now = log.count("medbind deny");
     ensure!(now == logged, "{} lines of the log", now - logged);
+    Ok(())
+}
+
+/// Nobody else tells of the certificate that devices alone are shown.
+async fn shown_ends(envoy: &Envoy) -> Result<()> {
+    const DAY: f64 = 86_400.0;
+    let now = f64::from(u32::try_from(now_seconds())?);
+    let metrics = envoy.metrics().await?;
+    let of = |name: &str| {
+        let fitting = metrics
+            .iter()
+            .filter(|(line, _)| line.split('{').next() == Some(name));
+        fitting.map(|(_, value)| *value).collect::<Vec<_>>()
+    };
+    for name in [
+        "envoy_listener_ssl_certificate_expiration_unix_time_seconds",
+        "envoy_cluster_ssl_certificate_expiration_unix_time_seconds",
+    ] {
+        let ends = of(name);
+        ensure!(!ends.is_empty(), "{name} is not there");
+        let to_come = ends.iter().all(|end| *end > now + DAY);
+        ensure!(to_come, "{name} is {ends:?}, and it is {now}");
+    }
+    let days = of("envoy_server_days_until_first_cert_expiring");
+    ensure!(matches!(days[..], [days] if days >= 1.0), "{days:?} days");
     Ok(())
 }
 

@@ -20,9 +20,11 @@ const UNREADABLE: &str =
     "http.yaml lets no device in where a CA or a list cannot be read at the start, until it can be";
 const TURNED: &str =
     "http.yaml takes up the CAs, the lists and who names them when a symbolic link is turned";
+const ENDED: &str =
+    "http.yaml lets no device in whose CA has ended, until the CA's next certificate is there";
 
 /// What is shown here.
-pub(super) const NAMES: [&str; 2] = [UNREADABLE, TURNED];
+pub(super) const NAMES: [&str; 3] = [UNREADABLE, TURNED, ENDED];
 
 const CAS: &str = "device-ca.pem";
 const LISTS: &str = "device-ca.crl.pem";
@@ -32,6 +34,7 @@ const GARBAGE: &str = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"
 pub(super) async fn cases(around: &Around, report: &mut Report) {
     case!(report, UNREADABLE, and_back(around, unreadable(around)));
     case!(report, TURNED, and_back(around, turned(around)));
+    case!(report, ENDED, and_back(around, ended(around)));
 }
 
 /// The files as they are good.
@@ -175,4 +178,27 @@ async fn turned(around: &Around) -> Result<()> {
     };
     turn(folder, 4, others.files())?;
     refused(&device).await.context("by new CAs")
+}
+
+async fn ended(around: &Around) -> Result<()> {
+    let good = Good::of(around)?;
+    let site = &around.site;
+    let identity = site.device_ca.issue(&Spec::device("SN-A"))?;
+    let cas = site.device_ca.ended_pem()? + &site.other_ca.pem();
+    let envoy = around.start(as_it_is, |_| site.write(CAS, &cas)).await?;
+    let device = site.client(envoy.listener("edge")?, Some(&identity))?;
+    // The device is told this of its own certificate, which has not ended.
+    until("a handshake ends with the alert", LIMIT, || async {
+        let error = device.send(&reading("SN-A")).await.err()?;
+        format!("{error:#}")
+            .contains("CertificateExpired")
+            .then_some(())
+    })
+    .await?;
+    ensure!(
+        device.send(&reading("SN-A")).await.is_err(),
+        "a device was answered"
+    );
+    site.replace(CAS, &good.cas)?;
+    served(&device).await
 }
