@@ -71,7 +71,7 @@ impl Setting {
         let options = Options {
             workers,
             log_level: log_level.to_owned(),
-            hot_restart: None,
+            ..Options::default()
         };
         Envoy::start(&self.tools.envoy, bootstrap, &folder, &options)
             .await

@@ -28,6 +28,8 @@ pub struct Options {
     pub log_level: String,
     /// Take part in hot restart, under this base identifier ([`HotRestart`]) and as this epoch.
     pub hot_restart: Option<(u32, u32)>,
+    /// For how many seconds what a former configuration has let in goes on.
+    pub drain: u32,
 }
 
 /// What Envoys that take over from each other share. Dropping it takes away what they have left: one
@@ -76,6 +78,7 @@ impl Default for Options {
             workers: 2,
             log_level: "info".to_owned(),
             hot_restart: None,
+            drain: 1,
         }
     }
 }
@@ -136,7 +139,11 @@ impl Envoy {
             .args(["--concurrency", &options.workers.to_string()])
             .args(["--log-level", &options.log_level])
             .args(["--file-flush-interval-msec", "50"])
-            .args(["--drain-time-s", "1", "--parent-shutdown-time-s", "2"]);
+            .args(["--drain-time-s", &options.drain.to_string()])
+            .args([
+                "--parent-shutdown-time-s",
+                &options.drain.saturating_add(1).to_string(),
+            ]);
         match options.hot_restart {
             None => command.arg("--disable-hot-restart"),
             Some((base, epoch)) => command

@@ -21,6 +21,7 @@ pub mod native;
 pub mod on_demand;
 pub mod outage;
 pub mod real;
+pub mod redeploy;
 pub mod registry;
 pub mod report;
 pub mod restart;

@@ -80,10 +80,15 @@ impl Registry {
 
     /// Lets an Envoy speak to it as its edge.
     pub fn trust(&self, bootstrap: &mut Bootstrap) -> Result<()> {
+        self.trust_at("registry", bootstrap)
+    }
+
+    /// Lets an Envoy speak to it by this cluster.
+    pub fn trust_at(&self, cluster: &str, bootstrap: &mut Bootstrap) -> Result<()> {
         let edge = self.folder.path().join("edge");
         let file = |name: &str| json!({"filename": edge.join(name).to_string_lossy()});
         let context = bootstrap
-            .cluster("registry")?
+            .cluster(cluster)?
             .pointer_mut("/transport_socket/typed_config/common_tls_context")
             .context("the registry's cluster has no TLS")?;
         for (place, name) in [

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::load::Load;
 use super::real::{Stage, said};
+use super::redeploy;
 use super::report::Report;
 use super::row::Place;
 use super::shipped::{Around, as_it_is};
@@ -50,6 +51,11 @@ pub async fn alone(tools: &Tools, report: &mut Report, short: bool, full: bool) 
         report,
         "without a singleton one guard synchronises for all, and another where it traps",
         elected(tools)
+    );
+    case!(
+        report,
+        "of elected guards the one of the newest configuration leads, forth and back",
+        redeploy::forth_and_back(tools)
     );
     if full {
         case!(

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use medbind_core::deny::DenyCode;
 
 use super::fleet::{ACCOUNT, CLASS, fleet};
+use super::real::READY_LIMIT;
 use super::registry::Registry;
 use super::report::Report;
 use super::story::{LIMIT, case, is_code, is_served, reading};
@@ -419,6 +420,16 @@ impl Around {
         change: fn(&str) -> Result<String>,
         equip: impl FnOnce(&mut Bootstrap) -> Result<()>,
     ) -> Result<Envoy> {
+        self.start_with(&Options::default(), change, equip).await
+    }
+
+    /// The same, run in this way.
+    pub(super) async fn start_with(
+        &self,
+        options: &Options,
+        change: fn(&str) -> Result<String>,
+        equip: impl FnOnce(&mut Bootstrap) -> Result<()>,
+    ) -> Result<Envoy> {
         let mut bootstrap = self.deploy(&Variant {
             name: "",
             file: "http.yaml",
@@ -430,9 +441,8 @@ impl Around {
             short: false,
         })?;
         equip(&mut bootstrap)?;
-        let options = Options::default();
         let folder = self.site.folder();
-        let mut envoy = Envoy::start(self.binary()?, &bootstrap, folder, &options).await?;
+        let mut envoy = Envoy::start(self.binary()?, &bootstrap, folder, options).await?;
         ready(&mut envoy).await?;
         Ok(envoy)
     }
@@ -540,7 +550,7 @@ impl Around {
 
 async fn ready(envoy: &mut Envoy) -> Result<()> {
     let probes = envoy.listener("probes")?;
-    let ready = until("it is ready", LIMIT, || async {
+    let ready = until("it is ready", READY_LIMIT, || async {
         let (status, _) = get(probes, "/ready").await.ok()?;
         (status == 200).then_some(())
     });
