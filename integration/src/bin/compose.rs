@@ -656,7 +656,7 @@ fn tell(stack: &Stack) -> Result<()> {
         "the device cannot reach the device service past the guard, whatever it shows",
         no_way_past(stack),
     );
-    for (what, port) in [("probes", 8080), ("the admin page", 9901)] {
+    for (what, port) in [("probes", 8080), ("admin page", 9901)] {
         told.check(
             &format!("the device cannot reach the edge's {what}"),
             keeps_to_itself(stack, port),
