@@ -1,7 +1,7 @@
 //! May this request pass? The guard: it reads facts from the host, has `core` decide, and carries
 //! out what comes back.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,15 +72,12 @@ enum Stage {
     Answered,
 }
 
-/// What becomes of a request under way that is decided again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Again {
-    /// It goes on, for now at least.
-    GoesOn,
-    /// The registry has to be asked, and no call can be made now.
-    Waits,
-    /// It is to be reset.
-    Ends,
+const fn most_calls(urgent: bool) -> usize {
+    if urgent {
+        MOST_URGENT_CALLS
+    } else {
+        MOST_CALLS_UNDER_WAY
+    }
 }
 
 #[derive(Debug)]
@@ -90,6 +87,17 @@ struct Memory {
     lookups: Lookups,
     live: Live,
     pseudonyms: Pseudonyms,
+}
+
+/// What one callback does for requests under way, and leaves to be done.
+#[derive(Debug, Default)]
+struct Round {
+    /// Whether the host takes no call now.
+    refused: bool,
+    /// To be reset: once nothing is borrowed, since a reset may call back in at once.
+    cut: Vec<u32>,
+    /// To be decided again by the next tick, and not before.
+    waits: Vec<u32>,
 }
 
 /// A request that cannot wait for the registry's word, with what is to be taken for that word.
@@ -247,14 +255,14 @@ impl<H: Host> Guard<H> {
         let answer = self.host.call_answer(headers, body);
         let (said, end) = self.read_answer(&device, &answer, now);
         self.metrics.lookup(&self.host, end);
-        let mut cut = self.answered(&mut memory, &device, said.as_ref(), now);
+        let mut round = Round::default();
+        self.answered(&mut memory, &device, said.as_ref(), now, &mut round);
         if context == self.root && end != LookupEnd::Failed {
             // Where a call has ended, the next can be made. One that failed leaves it to the ticks:
             // a registry that is down is not asked as fast as it is refused.
-            cut.extend(self.take_turns(&mut memory, MOST_CALLS_UNDER_WAY, true, now));
+            self.take_turns(&mut memory, MOST_CALLS_UNDER_WAY, true, now, &mut round);
         }
-        drop(memory);
-        self.reset(&cut);
+        self.finish(memory, &round);
     }
 
     /// A tick of the root context.
@@ -276,22 +284,37 @@ impl<H: Host> Guard<H> {
                 .pseudonyms
                 .tick(&self.host, &cluster, &authority, now);
         }
-        let mut cut = Vec::new();
+        let mut round = Round::default();
         for device in memory.lookups.orphans() {
-            // What became of another may have made this call. One that is refused is tried again
-            // by the next tick, for as long as those who wait would have waited for the first.
-            if !memory.lookups.is_open(&device) {
-                let _ = self.call(&mut memory, &device);
+            // What became of another may have made this call. Where one is refused, the next tick
+            // tries again, for as long as those who wait would have waited for the first.
+            if !memory.lookups.is_open(&device) && self.call(&mut memory, &device).is_err() {
+                round.refused = true;
+                break;
             }
         }
         for device in memory.lookups.overdue(TICK) {
             let failed = Lookup::Failed(LookupFailure::Timeout);
-            cut.extend(self.answered(&mut memory, &device, Some(&failed), now));
+            self.answered(&mut memory, &device, Some(&failed), now, &mut round);
         }
-        cut.extend(self.recheck(&mut memory, &changed, now));
-        // A reset may call back in at once.
+        self.recheck(&mut memory, &changed, now, &mut round);
+        self.finish(memory, &round);
+    }
+
+    /// Who has to wait has a turn again, and who has ended is reset.
+    fn finish(&self, mut memory: RefMut<'_, Memory>, round: &Round) {
+        for context in &round.waits {
+            memory.live.queue_again(*context);
+        }
         drop(memory);
-        self.reset(&cut);
+        for context in &round.cut {
+            if self.host.set_effective_context(*context).is_ok() {
+                let _ = self.host.reset_stream();
+            }
+        }
+        if !round.cut.is_empty() {
+            let _ = self.host.set_effective_context(self.active.get());
+        }
     }
 
     /// What goes on as it came. In shadow mode an upstream has nothing else to go by yet. Where no
@@ -658,17 +681,17 @@ impl<H: Host> Guard<H> {
         }
     }
 
-    /// Decides for everyone who waited for `device`. Gives the contexts that are to be reset.
+    /// Decides for everyone who waited for `device`.
     fn answered(
         &self,
         memory: &mut Memory,
         device: &DeviceId,
         said: Option<&Lookup>,
         now: Timestamp,
-    ) -> Vec<u32> {
+        round: &mut Round,
+    ) {
         let failed = matches!(said, Some(Lookup::Failed(_)));
         let said = said.map(|said| (device, said));
-        let mut cut = Vec::new();
         for waiter in memory.lookups.finish(device) {
             let context = waiter.context;
             match (waiter.wait, waiter.asked) {
@@ -685,28 +708,22 @@ impl<H: Host> Guard<H> {
                     self.settle(memory, context, asked, Stage::Answered, said, now);
                 }
                 (Wait::UnderWay, _) if failed && memory.live.may_wait(context) => {
-                    memory.live.queue_again(context);
+                    round.waits.push(context);
                 }
                 (Wait::UnderWay, _) => {
-                    match self.recheck_one(memory, context, said, &mut false, now) {
-                        Again::GoesOn => {}
-                        Again::Waits => memory.live.queue_again(context),
-                        Again::Ends => cut.push(context),
-                    }
+                    self.recheck_one(memory, context, said, now, round);
                 }
                 (Wait::Paused | Wait::Watched, None) | (Wait::Gone, _) => {}
             }
         }
-        cut
     }
 
     /// Decides again for the requests under way, where something may have changed: as many as a
-    /// tick has time for, what is known to have changed first. Gives the contexts that are to be
-    /// reset.
-    fn recheck(&self, memory: &mut Memory, changed: &Changed, now: Timestamp) -> Vec<u32> {
+    /// tick has time for, what is known to have changed first.
+    fn recheck(&self, memory: &mut Memory, changed: &Changed, now: Timestamp, round: &mut Round) {
         let Memory { bindings, live, .. } = memory;
         if live.is_empty() {
-            return Vec::new();
+            return;
         }
         let max_stale = self.config.policy.max_stale();
         let fresh = matches!(bindings.freshness(now), Ok(age) if age <= max_stale);
@@ -720,55 +737,45 @@ impl<H: Host> Guard<H> {
         if *changed == Changed::Everything || !fresh {
             live.queue_all();
         }
-        self.take_turns(memory, MOST_RECHECKS, false, now)
+        self.take_turns(memory, MOST_RECHECKS, false, now, round);
     }
 
     /// Decides again for those whose turn it is, at most so many, and only for as long as calls can
-    /// be made where `while_calls` says so. Gives the contexts that are to be reset.
+    /// be made where `while_calls` says so.
     fn take_turns(
         &self,
         memory: &mut Memory,
         most: usize,
         while_calls: bool,
         now: Timestamp,
-    ) -> Vec<u32> {
-        let mut cut = Vec::new();
-        let mut waits = Vec::new();
-        let mut refused = false;
+        round: &mut Round,
+    ) {
         for _ in 0..most {
-            let may_call = !refused && memory.lookups.under_way() < MOST_CALLS_UNDER_WAY;
-            if while_calls && !may_call {
+            let calls = most_calls(memory.live.next_is_urgent());
+            if while_calls && (round.refused || memory.lookups.under_way() >= calls) {
                 break;
             }
             let Some(context) = memory.live.take_next() else {
                 break;
             };
-            match self.recheck_one(memory, context, None, &mut refused, now) {
-                Again::GoesOn => {}
-                Again::Waits => waits.push(context),
-                Again::Ends => cut.push(context),
-            }
+            self.recheck_one(memory, context, None, now, round);
         }
-        for context in waits {
-            memory.live.queue_again(context);
-        }
-        cut
     }
 
     /// Decides again for one request under way. What only the registry can say is asked, as soon as
-    /// a call can be made: `refused` says, and is told, whether the host takes none now. It is cut by
-    /// what the registry says, and where that cannot be had for too long.
+    /// a call can be made. It is cut by what the registry says, and where that cannot be had for too
+    /// long.
     fn recheck_one(
         &self,
         memory: &mut Memory,
         context: u32,
         said: Option<(&DeviceId, &Lookup)>,
-        refused: &mut bool,
         now: Timestamp,
-    ) -> Again {
+        round: &mut Round,
+    ) {
         let policy = &self.config.policy;
         let Some(one) = memory.live.get_mut(context) else {
-            return Again::GoesOn;
+            return;
         };
         let mut bindings = memory.bindings.with(&self.host, said);
         let facts = one.asked.facts();
@@ -779,32 +786,28 @@ impl<H: Host> Guard<H> {
                 one.asked.lookups = 0;
                 one.doubt = Doubt::default();
                 memory.live.ends(end);
-                return Again::GoesOn;
+                return;
             }
             Decision::Deny(denial) => denial,
             Decision::AskRegistry(device) if memory.lookups.has_under_way(&device, context) => {
-                return Again::GoesOn;
+                return;
             }
             Decision::AskRegistry(device) => {
                 let lookups = one.asked.lookups.saturating_add(1);
-                let most = if one.doubt.is_urgent() {
-                    MOST_URGENT_CALLS
-                } else {
-                    MOST_CALLS_UNDER_WAY
-                };
-                let free = !*refused && memory.lookups.under_way() < most;
+                let most = most_calls(one.doubt.is_urgent());
+                let free = !round.refused && memory.lookups.under_way() < most;
                 if lookups <= MOST_LOOKUPS && (free || memory.lookups.is_open(&device)) {
                     let asked = self.ask(memory, context, None, Wait::UnderWay, &device);
                     if asked.is_ok() {
                         if let Some(one) = memory.live.get_mut(context) {
                             one.asked.lookups = lookups;
                         }
-                        return Again::GoesOn;
+                        return;
                     }
-                    *refused = true;
+                    round.refused = true;
                 }
                 if memory.live.may_wait(context) {
-                    return Again::Waits;
+                    return round.waits.push(context);
                 }
                 // Fail closed: whether the permit still holds cannot be found out.
                 let failure = if lookups > MOST_LOOKUPS {
@@ -820,7 +823,7 @@ impl<H: Host> Guard<H> {
             }
         };
         let Some(one) = memory.live.remove(context) else {
-            return Again::GoesOn;
+            return;
         };
         let device = self.name(memory, denial.device.as_ref());
         self.metrics.cut(&self.host, denial.reason.code());
@@ -830,17 +833,6 @@ impl<H: Host> Guard<H> {
             &denial,
             device.as_deref(),
         );
-        Again::Ends
-    }
-
-    fn reset(&self, contexts: &[u32]) {
-        for context in contexts {
-            if self.host.set_effective_context(*context).is_ok() {
-                let _ = self.host.reset_stream();
-            }
-        }
-        if !contexts.is_empty() {
-            let _ = self.host.set_effective_context(self.active.get());
-        }
+        round.cut.push(context);
     }
 }

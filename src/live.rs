@@ -30,7 +30,7 @@ pub struct UnderWay {
 pub struct Doubt {
     /// Whether something is known against it: its device has changed, or the permit has ended.
     urgent: bool,
-    /// The tick since which the registry's word is missing.
+    /// The tick since which the registry's word is missing, or since which it is urgent.
     since: Option<u32>,
 }
 
@@ -40,11 +40,11 @@ impl Doubt {
         self.urgent
     }
 
-    fn becomes_urgent(&mut self) {
+    fn becomes_urgent(&mut self, tick: u32) {
         if !self.urgent {
             *self = Self {
                 urgent: true,
-                since: None,
+                since: Some(tick),
             };
         }
     }
@@ -162,7 +162,7 @@ impl Live {
     pub fn queue_first(&mut self, changed: &dyn Fn(&UnderWay) -> bool) {
         for (context, one) in &mut self.streams {
             if changed(&one.under_way) {
-                one.under_way.doubt.becomes_urgent();
+                one.under_way.doubt.becomes_urgent(self.ticks);
                 if one.turn != Turn::First {
                     one.turn = Turn::First;
                     self.first.push_back(*context);
@@ -206,6 +206,12 @@ impl Live {
             }
         }
         None
+    }
+
+    /// Whether the next that is to be decided again is one of those that go first.
+    pub fn next_is_urgent(&self) -> bool {
+        let mut first = self.first.iter();
+        first.any(|context| self.streams.contains_key(context))
     }
 
     /// It could not be decided: it is to be again, after those that wait for the same turn, unless it

@@ -460,6 +460,89 @@ fn what_is_known_against_a_request_is_not_forgotten_by_a_call() {
 }
 
 #[test]
+fn who_changes_while_it_is_asked_about_goes_on_for_a_second_or_until_that_call_ends() {
+    for ends_after in [3, 9, 10] {
+        let (mut edge, streams) = let_in_on_demand(1);
+        change_history(&mut edge);
+        edge.guard.tick();
+        let call = edge.lookups().pop().unwrap();
+        edge.registry.put(&binding(&device(0), "suspended"));
+        edge.sync.tick();
+        for call in edge.sync.host().calls() {
+            let body = edge.registry.feed(&call.path, edge.world.now());
+            edge.sync.answer(&call, Some(200), &body);
+        }
+        edge.guard.tick();
+        // It was known in that tick that something is against it.
+        for _ in 0..ends_after {
+            edge.guard.tick();
+            assert!(edge.guard.fate(streams[0]).is_forwarded());
+        }
+        edge.guard.host().most_calls(0);
+        edge.guard.answer(&call, Some(504), b"");
+        for _ in ends_after..10 {
+            assert!(edge.guard.fate(streams[0]).is_forwarded());
+            edge.guard.tick();
+        }
+        assert_eq!(edge.guard.fate(streams[0]), Fate::Reset);
+    }
+}
+
+#[test]
+fn a_call_that_is_refused_is_tried_again_by_the_next_tick_and_once() {
+    let (mut edge, streams) = let_in_on_demand(10);
+    change_history(&mut edge);
+    edge.guard.tick();
+    let call = edge.lookups().pop().unwrap();
+    let asked = call.path.rsplit('/').next().unwrap();
+    let answer = edge.registry.lookup(asked, edge.world.now());
+    edge.guard.host().most_calls(0);
+    // What it says is of a history that is gone by then.
+    change_history(&mut edge);
+    edge.guard.answer(&call, Some(200), &answer);
+    assert_eq!(edge.guard.host().refused_calls(), 1);
+    for tick in 1..=5 {
+        edge.guard.tick();
+        assert_eq!(edge.guard.host().refused_calls(), 1 + tick);
+    }
+    assert!(
+        streams
+            .iter()
+            .all(|one| edge.guard.fate(*one).is_forwarded())
+    );
+}
+
+#[test]
+fn of_calls_whose_callers_left_one_that_is_refused_is_enough_for_a_tick() {
+    let mut edge = Edge::set_up(Setup {
+        preload: false,
+        capacity: 1_000,
+        ..Setup::default()
+    });
+    edge.settle();
+    let mut waiting = Vec::new();
+    for serial in ["SN1", "SN2", "SN3"] {
+        let request = common::reading().certificate(&edge.maker.device(serial));
+        let caller = edge.guard.send(&request);
+        waiting.push(edge.guard.send(&request));
+        edge.guard.end(caller);
+    }
+    for call in edge.lookups() {
+        edge.answer_lookup(&call);
+    }
+    edge.guard.host().most_calls(0);
+    for tick in 1..=5 {
+        edge.guard.tick();
+        assert_eq!(edge.guard.host().refused_calls(), tick);
+    }
+    assert!(
+        waiting
+            .iter()
+            .all(|one| edge.guard.fate(*one) == Fate::Paused)
+    );
+}
+
+#[test]
 fn who_changes_is_asked_about_with_others_and_none_is_cut_for_waiting() {
     let (mut edge, streams) = let_in_on_demand(100);
     change_history(&mut edge);
@@ -475,13 +558,18 @@ fn who_changes_is_asked_about_with_others_and_none_is_cut_for_waiting() {
     }
     edge.guard.tick();
     assert_eq!(edge.lookups().len(), 16);
-    for _ in 0..9 {
+    let mut asked = 0;
+    while asked < 100 {
         let open = edge.lookups();
         assert!(open.len() <= 16, "{}", open.len());
+        let mut answered = open.len();
         for call in open {
             edge.answer_lookup(&call);
+            asked += 1;
+            // An answer makes room at once.
+            answered -= 1;
+            assert_eq!(edge.lookups().len(), (100 - asked).min(16).max(answered));
         }
-        edge.guard.tick();
     }
     for (number, stream) in streams.iter().enumerate() {
         assert_eq!(edge.guard.fate(*stream) == Fate::Reset, number == 99);

@@ -25,14 +25,9 @@ impl Latest {
         self.0 = self.0.max(now);
     }
 
-    /// How far `now` is behind it, where that is so far that the clock must have been set back.
-    pub(crate) fn step_back(self, now: Timestamp) -> Option<Duration> {
-        Some(self.0.since(now)).filter(|step| *step > STEP_BACK_TOLERANCE)
-    }
-
     /// Whether `now` is so far behind it that the clock must have been set back.
     pub(crate) fn is_ahead_of(self, now: Timestamp) -> bool {
-        self.step_back(now).is_some()
+        self.0.since(now) > STEP_BACK_TOLERANCE
     }
 }
 

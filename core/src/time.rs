@@ -55,13 +55,6 @@ impl Timestamp {
         Self(self.0.saturating_add(millis))
     }
 
-    /// This much earlier; saturates.
-    #[must_use]
-    pub fn before(self, span: Duration) -> Self {
-        let millis = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-        Self(self.0.saturating_sub(millis))
-    }
-
     /// How long after `earlier` this is; zero where it is not after it.
     pub fn since(self, earlier: Self) -> Duration {
         let millis = self.0.saturating_sub(earlier.0);

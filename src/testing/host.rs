@@ -170,6 +170,7 @@ struct WorkerState {
     answer: RefCell<Option<(u16, Vec<u8>)>>,
     dead_clusters: RefCell<BTreeSet<String>>,
     most_calls: Cell<usize>,
+    refused_calls: Cell<usize>,
     log: RefCell<Vec<(LogLevel, String)>>,
     failing: RefCell<BTreeSet<HostCall>>,
     foreign: RefCell<Option<Foreign>>,
@@ -192,6 +193,7 @@ impl FakeHost {
             answer: RefCell::default(),
             dead_clusters: RefCell::default(),
             most_calls: Cell::new(usize::MAX),
+            refused_calls: Cell::new(0),
             log: RefCell::default(),
             failing: RefCell::default(),
             foreign: RefCell::default(),
@@ -224,6 +226,11 @@ impl FakeHost {
     /// Calls are refused at once where so many are open, as by the circuit breaker of a cluster.
     pub fn most_calls(&self, most: usize) {
         self.0.most_calls.set(most);
+    }
+
+    /// How many calls were refused for that.
+    pub fn refused_calls(&self) -> usize {
+        self.0.refused_calls.get()
     }
 
     /// Offers foreign functions; without it there are none.
@@ -409,6 +416,7 @@ impl Host for FakeHost {
             return Err(HostError::Status(2));
         }
         if self.0.calls.borrow().len() >= self.0.most_calls.get() {
+            self.0.refused_calls.set(self.0.refused_calls.get() + 1);
             return Err(HostError::Status(10));
         }
         let token = self.0.next_token.replace(self.0.next_token.get() + 1);

@@ -230,8 +230,8 @@ impl Synchroniser {
                 self.lead_in(term, actions);
             }
         }
+        self.notice_a_step_back(now);
         self.adopt(now, store, actions)?;
-        self.notice_a_step_back(now, store)?;
         self.give_up_late_flight(now)?;
         self.apply_step(now, store, actions)?;
         self.ask(now, store, actions)?;
@@ -312,28 +312,17 @@ impl Synchroniser {
     }
 
     /// Readers believe no age by a clock that has stepped back, until the registry is heard again:
-    /// so it is asked at once. For those that begin only now, the moment at which it was last heard
-    /// steps back with the clock: its age stays what it is.
-    fn notice_a_step_back(
-        &mut self,
-        now: Timestamp,
-        store: &dyn SharedData,
-    ) -> Result<(), Trouble> {
-        let Some(step) = self.latest.step_back(now) else {
-            self.latest.see(now);
-            return Ok(());
-        };
+    /// so it is asked at once.
+    fn notice_a_step_back(&mut self, now: Timestamp) {
+        if !self.latest.is_ahead_of(now) {
+            return self.latest.see(now);
+        }
+        self.latest = Latest::at(now);
         if let Some(leading) = &mut self.leading {
             leading.flight = None;
             self.retry = None;
             self.at_once = true;
-            Writer::new(store, leading.term).update(|control| {
-                control.last_ok = control.last_ok.map(|at| at.before(step));
-                Ok(())
-            })?;
         }
-        self.latest = Latest::at(now);
-        Ok(())
     }
 
     fn give_up_late_flight(&mut self, now: Timestamp) -> Result<(), Trouble> {
