@@ -32,13 +32,18 @@ pub fn forget_own_package(command: &mut Command) {
 /// Builds programs of the workspace: named by their binaries.
 pub fn build(programs: &[&str]) -> Result<()> {
     let mut command = cargo("build");
-    // The whole workspace, so that dependencies have the features that its tests gave them, and are
-    // not built again.
+    // The whole workspace, so that dependencies have the same features whichever program is built.
     command.arg("--workspace");
     for program in programs {
         command.args(["--bin", program]);
     }
     shell::run(&mut command)
+}
+
+/// Builds all programs of the workspace, beside its tests: what the tests depend on has other
+/// features than what the programs do, and would be built twice where they are tested.
+pub fn build_with_tests() -> Result<()> {
+    shell::run(cargo("build").args(["--workspace", "--all-targets"]))
 }
 
 /// Where cargo puts a program of the workspace.

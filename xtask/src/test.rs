@@ -210,7 +210,7 @@ fn run_step(step: Step, args: &TestArgs, tally: &mut Tally) -> Result<()> {
         }
         Step::Scenarios => {
             module::build(&[Module::Deployed, Module::Trap])?;
-            programs::build(&["medbind", "scenarios"])?;
+            programs::build_with_tests()?;
             let mut outcome = scenarios(&args.envoy, args, false, tally);
             if args.envoy.envoy.is_none() && args.scenario.is_none() {
                 // The other lines of Envoy: the short table, or all of it; whether or not one
@@ -238,7 +238,7 @@ fn run_step(step: Step, args: &TestArgs, tally: &mut Tally) -> Result<()> {
                 }
             }
             module::build(&[Module::Deployed])?;
-            programs::build(&["medbind", "demo", "walk"])?;
+            programs::build_with_tests()?;
             counted(&mut programs::harness("walk", &args.envoy)?, tally)?;
         }
         Step::Compose => {
