@@ -97,10 +97,12 @@ pub async fn measure(setting: &Setting, rounds: u32) -> Result<Cpu> {
     let mut registry = Registry::start(&setting.tools).await?;
     registry.hold_active("SN-BENCH").await?;
     let authority = Yes::start(None).await?;
-    let tls = server::tls(
+    let mut tls = server::tls(
         &setting.site.upstream_identity()?,
         setting.site.infra_ca.der(),
     )?;
+    // The only one that this server speaks.
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let upstream = Yes::start(Some(tls)).await?;
     let mut contenders = Vec::new();
     {
@@ -176,7 +178,8 @@ async fn contender(
             answer.host()
         );
         let mut load = Load::open(&client, connections, request.into_bytes()).await?;
-        load.burst(WARM_UP).await?;
+        let warm = load.burst(WARM_UP).await;
+        warm.with_context(|| format!("{variant:?}, {}", answer.title()))?;
         loads.push((answer, load));
     }
     Ok(Contender {

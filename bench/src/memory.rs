@@ -9,6 +9,7 @@ use medbind_integration::certificate::Spec;
 use medbind_integration::client::{Answer, Ask};
 use medbind_integration::envoy::Envoy;
 use medbind_integration::scenario::registry::Registry;
+use medbind_integration::wait::until;
 use medbind_workshop::progress::Progress;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -22,6 +23,8 @@ use crate::variant::ANSWERED;
 const WORKERS: u32 = 4;
 /// When a load that hangs is given up.
 const LIMIT: Duration = Duration::from_mins(3);
+/// When a worker that does not see the other history is given up.
+const TAKEN_UP: Duration = Duration::from_secs(1);
 /// What the synchroniser says when a history has been read whole, and is in use.
 const READ: &str = "the registry has been read";
 /// The statistic that says how long Envoy's threads are held at a time.
@@ -169,13 +172,12 @@ async fn change_of_history(
         longest_hold_so_far = longest_hold_so_far.max(hold);
     }
     let seconds = start.elapsed().as_secs_f64();
-    let answer = ask(setting, &envoy, 0).await?;
-    ensure!(
-        answer.code().as_deref() == Some("binding_suspended"),
-        "the other history does not answer: {} {}",
-        answer.status,
-        answer.text()
-    );
+    // A worker looks at each tick.
+    until("the other history answers", TAKEN_UP, || async {
+        let answer = ask(setting, &envoy, 0).await.ok()?;
+        (answer.code().as_deref() == Some("binding_suspended")).then_some(())
+    })
+    .await?;
     let after = settled(&envoy).await?;
     Ok(Change {
         seconds,
