@@ -104,7 +104,7 @@ impl Changes {
             return Changed::Nothing;
         }
         // Fail closed: it goes further back than what is kept, or counts something else.
-        if count < self.floor || count > self.count {
+        if !(self.floor..self.count).contains(&count) {
             return Changed::Everything;
         }
         let mut buckets = Buckets::default();

@@ -438,17 +438,85 @@ mod tests {
     }
 
     #[test]
-    fn generations_that_contradict_each_other_are_corrupt() {
-        for mend in [
-            |c: &mut Control| c.last_generation = 1,
-            |c: &mut Control| c.active = c.loading.clone(),
-            |c: &mut Control| c.active.as_mut().unwrap().generation = 0,
-            |c: &mut Control| c.bucket_bits = 3,
-            |c: &mut Control| c.bucket_bits = 23,
-        ] {
+    fn what_is_within_its_bounds_is_read_and_what_is_beyond_is_corrupt() {
+        let named = |length: usize| "r".repeat(length);
+        let active = |c: &mut Control, generation| {
+            c.active.as_mut().unwrap().generation = generation;
+        };
+        let loading = |c: &mut Control, generation| {
+            c.loading.as_mut().unwrap().generation = generation;
+        };
+        let cases: &[(&str, &dyn Fn(&mut Control), bool)] = &[
+            ("the last term", &|c| c.term = u32::MAX - 1, true),
+            ("no term", &|c| c.term = u32::MAX, false),
+            (
+                "the last generation",
+                &|c| c.last_generation = u32::MAX - 1,
+                true,
+            ),
+            ("no generation", &|c| c.last_generation = u32::MAX, false),
+            ("few buckets", &|c| c.bucket_bits = 4, true),
+            ("too few buckets", &|c| c.bucket_bits = 3, false),
+            ("many buckets", &|c| c.bucket_bits = 22, true),
+            ("too many buckets", &|c| c.bucket_bits = 23, false),
+            ("none is loading", &|c| c.loading = None, true),
+            ("none answers", &|c| c.active = None, true),
+            ("neither", &|c| (c.active, c.loading) = (None, None), true),
+            ("twice the same", &|c| c.active = c.loading.clone(), false),
+            ("generation 0 answers", &|c| active(c, 0), false),
+            ("generation 0 is loading", &|c| loading(c, 0), false),
+            (
+                "the youngest answers",
+                &|c| {
+                    c.loading = None;
+                    active(c, c.last_generation);
+                },
+                true,
+            ),
+            (
+                "a younger one answers",
+                &|c| {
+                    c.loading = None;
+                    active(c, c.last_generation + 1);
+                },
+                false,
+            ),
+            (
+                "an older one is loading",
+                &|c| active(c, c.last_generation),
+                false,
+            ),
+            (
+                "a younger one is loading",
+                &|c| loading(c, c.last_generation + 1),
+                false,
+            ),
+            (
+                "a long cluster",
+                &|c| c.registry.as_mut().unwrap().cluster = named(255),
+                true,
+            ),
+            (
+                "too long a cluster",
+                &|c| c.registry.as_mut().unwrap().cluster = named(256),
+                false,
+            ),
+            (
+                "a long authority",
+                &|c| c.registry.as_mut().unwrap().authority = named(255),
+                true,
+            ),
+            (
+                "too long an authority",
+                &|c| c.registry.as_mut().unwrap().authority = named(256),
+                false,
+            ),
+        ];
+        for (what, change, sound) in cases {
             let mut control = control();
-            mend(&mut control);
-            assert_eq!(Control::decode(&control.encode()), Err(Corrupt));
+            change(&mut control);
+            let read = Control::decode(&control.encode());
+            assert_eq!(read, sound.then_some(control).ok_or(Corrupt), "{what}");
         }
     }
 
