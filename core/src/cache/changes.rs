@@ -174,6 +174,16 @@ mod tests {
     }
 
     #[test]
+    fn a_bucket_is_among_some_or_it_is_not() {
+        let some_buckets = some([9, 3, 3]);
+        assert_eq!(
+            [2, 3, 9].map(|n| some_buckets.contains(n)),
+            [false, true, true]
+        );
+        assert!(!some_buckets.is_empty() && some([]).is_empty());
+    }
+
+    #[test]
     fn who_missed_some_changes_learns_their_buckets_and_no_other() {
         let changes = told(&[&[1], &[2, 3, 2], &[], &[9]]);
         assert_eq!(changes.count(), 4);

@@ -256,6 +256,48 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_reads_what_the_synchroniser_wrote() {
+        let nothing = View {
+            control: Control::new(1, 100, 7, Timestamp::default()),
+        };
+        assert_eq!((nothing.active(), nothing.loading()), (None, None));
+        assert_eq!((nothing.feed(), nothing.registry()), (None, None));
+        assert_eq!((nothing.last_ok(), nothing.unrecognised()), (None, 0));
+        assert_eq!(nothing.change_counter(), 0);
+        assert!(!nothing.is_complete());
+        let written = view(|control| {
+            control.active.as_mut().unwrap().feed = Some("f1".parse().unwrap());
+            control.loading = Some(History::new(2, true));
+            control.last_ok = Some(Timestamp::from_unix_millis(9));
+            control.unrecognised = 5;
+            control.registry = Some(RegistryAddress {
+                cluster: "registry".into(),
+                authority: "registry.example".into(),
+            });
+        });
+        assert_eq!(written.active().map(|h| h.generation), Some(1));
+        assert_eq!(written.loading().map(|h| h.generation), Some(2));
+        assert_eq!(written.feed().map(FeedId::as_str), Some("f1"));
+        assert_eq!(
+            written.registry().map(|r| r.authority.as_str()),
+            Some("registry.example")
+        );
+        assert_eq!(written.last_ok(), Some(Timestamp::from_unix_millis(9)));
+        assert_eq!((written.unrecognised(), written.change_counter()), (5, 1));
+        assert!(written.is_complete());
+        for incomplete in [
+            |control: &mut Control| control.active.as_mut().unwrap().complete = false,
+            |control: &mut Control| control.active.as_mut().unwrap().over_capacity = true,
+        ] {
+            assert!(!view(incomplete).is_complete());
+        }
+        let buckets: std::collections::BTreeSet<_> = (0..1_000)
+            .map(|n| written.bucket_of(&format!("acme:SN{n}").parse().unwrap()))
+            .collect();
+        assert_eq!(buckets, (0..written.control().buckets()).collect());
+    }
+
+    #[test]
     fn what_has_changed_is_told_within_one_cache_and_one_history() {
         let before = view(|_| ());
         let since = |change| view(change).changed_since(&before);

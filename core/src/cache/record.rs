@@ -383,6 +383,44 @@ mod tests {
     }
 
     #[test]
+    fn a_no_without_an_end_is_forgotten_and_says_nothing() {
+        let until = Timestamp::from_unix_millis(i64::MAX);
+        let mut record = NewRecord::no_device(&"acme:SN1".parse().unwrap(), 7, until);
+        assert_eq!(
+            record.as_raw().is_forgotten(Timestamp::default()),
+            Ok(false)
+        );
+        record.head &= !HAS_END;
+        let raw = record.as_raw();
+        assert_eq!(raw.is_forgotten(Timestamp::default()), Ok(true));
+        assert_eq!(raw.content(), Err(Corrupt));
+    }
+
+    #[test]
+    fn it_says_the_same_whatever_its_generations_and_with_any_other_change_not() {
+        let record = NewRecord::binding(&binding());
+        let octets: Vec<_> = (0..4).map(|mask| packed(&record, mask)).collect();
+        let raw = |octets| RawRecord::next(&mut Reader::new(octets)).unwrap();
+        for one in &octets {
+            for other in &octets {
+                assert!(raw(one).says_the_same(&raw(other)));
+            }
+        }
+        let others: [fn(&mut Binding); 4] = [
+            |b| b.state = BindingState::Suspended,
+            |b| b.device = "acme:SN0000002".parse().unwrap(),
+            |b| b.revision = 500_001,
+            |b| b.class = None,
+        ];
+        for change in others {
+            let mut other = binding();
+            change(&mut other);
+            let other = NewRecord::binding(&other);
+            assert!(!record.as_raw().says_the_same(&other.as_raw()));
+        }
+    }
+
+    #[test]
     fn no_cut_and_no_flipped_bit_of_a_record_panics() {
         let octets = packed(&NewRecord::binding(&binding()), 1);
         for length in 0..octets.len() {
