@@ -538,6 +538,19 @@ mod tests {
     }
 
     #[test]
+    fn there_are_buckets_enough_for_as_many_as_fit_and_for_fewer() {
+        let control = Control::new(1, 10_000, 0, Timestamp::default());
+        for (capacity, enough) in [
+            (1, true),
+            (16_384, true),
+            (16_385, false),
+            (u32::MAX, false),
+        ] {
+            assert_eq!(control.has_buckets_for(capacity), enough, "{capacity}");
+        }
+    }
+
+    #[test]
     fn devices_are_spread_over_the_buckets_and_stay_where_they_are() {
         let mut control = Control::new(1, 256, 0x0123_4567_89AB_CDEF, Timestamp::default());
         let mut counts = [0; 16];
