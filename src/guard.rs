@@ -192,7 +192,7 @@ impl<H: Host> Guard<H> {
         };
         if memory.pseudonyms.is_waiting_for(token) {
             let answer = self.host.call_answer(headers, body);
-            memory.pseudonyms.answered(&self.host, &answer, now);
+            memory.pseudonyms.answered(&self.host, &answer);
             return;
         }
         let Some(device) = memory.lookups.device_of(token).cloned() else {
@@ -228,7 +228,7 @@ impl<H: Host> Guard<H> {
         {
             memory
                 .pseudonyms
-                .tick(&self.host, &cluster, &authority, now);
+                .tick(&self.host, &cluster, &authority, TICK);
         }
         let mut round = Round::default();
         for device in memory.lookups.orphans() {

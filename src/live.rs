@@ -9,9 +9,10 @@ use medbind_core::time::Timestamp;
 use crate::asked::Asked;
 
 /// How many ticks a request under way goes on while the registry's word on its device cannot be had:
-/// enough calls are open, Envoy refuses them, none is answered, or what they say is overtaken.
+/// Envoy refuses the call, none is answered, or what they say is overtaken.
 const MOST_UNSURE: u32 = 300;
-/// The same where something is known against it: its device or its permit's time.
+/// The same, and while enough calls are open for others, where something is known against it: its
+/// device, its permit's time, or the clock.
 const MOST_URGENT: u32 = 10;
 
 /// A permitted request.
@@ -32,6 +33,8 @@ pub struct Doubt {
     urgent: bool,
     /// The tick since which the registry's word is missing, or since which it is urgent.
     since: Option<u32>,
+    /// The tick since which it waits for its turn to be asked about.
+    turn: Option<u32>,
 }
 
 impl Doubt {
@@ -45,6 +48,7 @@ impl Doubt {
             *self = Self {
                 urgent: true,
                 since: Some(tick),
+                turn: None,
             };
         }
     }
@@ -57,6 +61,16 @@ impl Doubt {
         } else {
             MOST_UNSURE
         };
+        tick.saturating_sub(since) < most
+    }
+
+    /// Whether it may wait at `tick` for others to have been asked about: where nothing is known
+    /// against it for `most` ticks.
+    fn may_wait_for_its_turn(&mut self, tick: u32, most: u32) -> bool {
+        if self.urgent {
+            return self.may_wait(tick);
+        }
+        let since = *self.turn.get_or_insert(tick);
         tick.saturating_sub(since) < most
     }
 }
@@ -92,8 +106,8 @@ struct Stream {
 
 /// The permitted requests of one worker whose permit stands on a binding or ends by itself.
 ///
-/// Those that are to be decided again stand in two queues, at most once in each, so that a tick can
-/// take as many as it has time for: what is known to have changed goes first.
+/// Those that are to be decided again stand in two queues, and have one turn, so that a tick can take
+/// as many as it has time for: what is known to have changed goes first.
 #[derive(Debug)]
 pub struct Live {
     streams: HashMap<u32, Stream>,
@@ -235,12 +249,33 @@ impl Live {
     /// The registry's word on it is missing. Gives whether it may go on for now, to be asked about
     /// anew.
     pub fn may_wait(&mut self, context: u32) -> bool {
+        let tick = self.ticks;
+        self.may(context, |doubt| doubt.may_wait(tick))
+    }
+
+    /// The same while enough calls are open for others: where nothing is known against it for `most`
+    /// ticks.
+    pub fn may_wait_for_its_turn(&mut self, context: u32, most: u32) -> bool {
+        let tick = self.ticks;
+        self.may(context, |doubt| doubt.may_wait_for_its_turn(tick, most))
+    }
+
+    /// The same where its bindings cannot be trusted for the moment.
+    pub fn may_wait_urgently(&mut self, context: u32) -> bool {
+        let tick = self.ticks;
+        self.may(context, |doubt| {
+            doubt.becomes_urgent(tick);
+            doubt.may_wait(tick)
+        })
+    }
+
+    fn may(&mut self, context: u32, wait: impl FnOnce(&mut Doubt) -> bool) -> bool {
         let Some(one) = self.streams.get_mut(&context) else {
             return false;
         };
         let one = &mut one.under_way;
         one.asked.lookups = 0;
-        one.doubt.may_wait(self.ticks)
+        wait(&mut one.doubt)
     }
 
     /// How many there are.
@@ -251,5 +286,33 @@ impl Live {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.streams.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_its_turn_waits_longer_than_who_is_not_answered_and_not_for_ever() {
+        let mut doubt = Doubt::default();
+        assert!(doubt.may_wait_for_its_turn(100, 9_000));
+        assert!(doubt.may_wait_for_its_turn(9_099, 9_000));
+        // Not answered once it is its turn: its time begins then.
+        assert!(doubt.may_wait(9_099));
+        assert!(doubt.may_wait(9_398));
+        assert!(!doubt.may_wait(9_399));
+        assert!(!doubt.may_wait_for_its_turn(9_100, 9_000));
+    }
+
+    #[test]
+    fn what_is_known_against_it_leaves_it_a_second_whatever_it_waits_for() {
+        let mut doubt = Doubt::default();
+        assert!(doubt.may_wait_for_its_turn(0, 9_000) && doubt.may_wait(0));
+        doubt.becomes_urgent(50);
+        doubt.becomes_urgent(55);
+        assert!(doubt.may_wait_for_its_turn(59, 9_000) && doubt.may_wait(59));
+        assert!(!doubt.may_wait_for_its_turn(60, 9_000));
+        assert!(!doubt.may_wait(60));
     }
 }

@@ -420,6 +420,26 @@ mod tests {
     }
 
     #[test]
+    fn a_call_for_requests_under_way_counts_until_it_ends_and_once() {
+        let mut lookups = Lookups::new(LIMITS);
+        let a = device("a");
+        lookups.join(&a, under_way(2));
+        lookups.called(&a, 7, 2, TIMEOUT);
+        assert_eq!(lookups.under_way(), 1);
+        // Made anew, it is one.
+        lookups.called(&a, 8, 3, TIMEOUT);
+        assert_eq!((lookups.under_way(), lookups.device_of(7)), (1, None));
+        // The context that made it is gone.
+        lookups.leave(3);
+        assert_eq!((lookups.under_way(), lookups.device_of(8)), (0, None));
+        assert_eq!(lookups.orphans(), std::slice::from_ref(&a));
+        lookups.called(&a, 9, 1, TIMEOUT);
+        assert_eq!(lookups.under_way(), 1);
+        assert_eq!(lookups.finish(&a).len(), 1);
+        assert_eq!(lookups.under_way(), 0);
+    }
+
+    #[test]
     fn who_comes_and_goes_makes_no_more_calls_than_who_waits() {
         let mut lookups = Lookups::new(LIMITS);
         let a = device("a");

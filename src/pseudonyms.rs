@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use medbind_core::identity::DeviceId;
 use medbind_core::pseudonym::{Pseudonym, PseudonymKey};
-use medbind_core::time::Timestamp;
 
 use crate::host::{CallAnswer, Host, LogLevel};
 use crate::table::Table;
@@ -14,6 +13,8 @@ use crate::table::Table;
 const PATH: &str = "/v1/edge/pseudonym-key";
 /// How long one call may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How much later than that a call that says nothing is given up.
+const GRACE: Duration = Duration::from_secs(1);
 /// How old a key becomes before it is asked for again: the registry rotates it there.
 const RENEW: Duration = Duration::from_mins(10);
 /// The first pause after a failure, which doubles up to the last.
@@ -25,9 +26,18 @@ const LAST_PAUSE: Duration = Duration::from_secs(30);
 pub struct Pseudonyms {
     key: Option<PseudonymKey>,
     known: Table<DeviceId, Pseudonym>,
-    call: Option<u32>,
-    next: Option<Timestamp>,
+    call: Option<Call>,
+    /// How long until the key is asked for. Counted by ticks: no step of the clock keeps it away.
+    rest: Duration,
+    /// How long that is after the next failure.
     pause: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    token: u32,
+    /// How long it may still say nothing.
+    left: Duration,
 }
 
 impl Pseudonyms {
@@ -37,63 +47,74 @@ impl Pseudonyms {
             key: None,
             known: Table::new(most),
             call: None,
-            next: None,
+            rest: Duration::ZERO,
             pause: FIRST_PAUSE,
         }
     }
 
-    /// Asks for the key where that is due, at this cluster. To be called in the root context, which
-    /// gets the answer.
-    pub fn tick(&mut self, host: &impl Host, cluster: &str, authority: &str, now: Timestamp) {
-        let due = self.next.is_none_or(|next| {
-            // A clock that stepped back must not keep the key away.
-            now >= next || next.since(now) > RENEW
-        });
-        if self.call.is_some() || !due {
+    /// A tick, `period` after the last one: asks for the key where that is due, at this cluster. To be
+    /// called in the root context, which gets the answer.
+    pub fn tick(&mut self, host: &impl Host, cluster: &str, authority: &str, period: Duration) {
+        self.rest = self.rest.saturating_sub(period);
+        if let Some(call) = &mut self.call {
+            call.left = call.left.saturating_sub(period);
+            if call.left.is_zero() {
+                self.call = None;
+                self.failed(host, None);
+            }
+            return;
+        }
+        if !self.rest.is_zero() {
             return;
         }
         match host.get(cluster, authority, PATH, TIMEOUT) {
-            Ok(token) => self.call = Some(token),
-            Err(_) => self.failed(now),
+            Ok(token) => {
+                let left = TIMEOUT.saturating_add(GRACE);
+                self.call = Some(Call { token, left });
+            }
+            Err(_) => self.pauses(),
         }
     }
 
     /// Whether this is the answer to the call for the key.
     pub fn is_waiting_for(&self, token: u32) -> bool {
-        self.call == Some(token)
+        self.call.is_some_and(|call| call.token == token)
     }
 
     /// Takes the answer.
-    pub fn answered(&mut self, host: &impl Host, answer: &CallAnswer, now: Timestamp) {
+    pub fn answered(&mut self, host: &impl Host, answer: &CallAnswer) {
         self.call = None;
         let key = match answer.status {
             Some(200) => PseudonymKey::from_json(&answer.body).ok(),
             Some(_) | None => None,
         };
         let Some(key) = key else {
-            if self.key.is_none() && self.pause == FIRST_PAUSE {
-                let status = answer.status.unwrap_or(0);
-                host.log(
-                    LogLevel::Warn,
-                    &format!(
-                        "medbind: the registry gives no pseudonym key (status {status}); devices \
-                         are logged as \"-\" until it does"
-                    ),
-                );
-            }
-            self.failed(now);
-            return;
+            return self.failed(host, answer.status);
         };
         if self.key.as_ref().map(PseudonymKey::id) != Some(key.id()) {
             self.known.clear();
         }
         self.key = Some(key);
         self.pause = FIRST_PAUSE;
-        self.next = Some(now.after(RENEW));
+        self.rest = RENEW;
     }
 
-    fn failed(&mut self, now: Timestamp) {
-        self.next = Some(now.after(self.pause));
+    fn failed(&mut self, host: &impl Host, status: Option<u16>) {
+        if self.key.is_none() && self.pause == FIRST_PAUSE {
+            let status = status.unwrap_or(0);
+            host.log(
+                LogLevel::Warn,
+                &format!(
+                    "medbind: the registry gives no pseudonym key (status {status}); devices are \
+                     logged as \"-\" until it does"
+                ),
+            );
+        }
+        self.pauses();
+    }
+
+    fn pauses(&mut self) {
+        self.rest = self.pause;
         self.pause = self.pause.saturating_mul(2).min(LAST_PAUSE);
     }
 

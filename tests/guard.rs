@@ -499,13 +499,42 @@ fn until_the_key_is_here_a_device_is_logged_as_a_dash() {
         ("registry", "registry.example")
     );
     edge.guard.answer(&call, Some(403), b"{}");
-    edge.guard.tick();
-    assert!(edge.guard.call("/v1/edge/pseudonym-key").is_none());
-    edge.world.pass(seconds(1));
+    for _ in 0..4 {
+        edge.guard.tick();
+        assert!(edge.guard.call("/v1/edge/pseudonym-key").is_none());
+    }
     edge.guard.tick();
     edge.answer_key();
     let fate = edge.guard.request(&request);
     assert_eq!(fate.code().as_deref(), Some("unknown_device"));
+    let pseudonym = pseudonym_key().pseudonym(&"acme:SN1".parse().unwrap());
+    let log = edge.guard.host().log_lines().join("\n");
+    assert!(log.contains(&format!("device={pseudonym} ")), "{log}");
+}
+
+#[test]
+fn a_call_for_the_key_that_says_nothing_is_made_again_and_its_late_answer_is_nobodys() {
+    let mut edge = Edge::set_up(Setup::default());
+    edge.settle_without_key();
+    let silent = edge.guard.call("/v1/edge/pseudonym-key").unwrap();
+    // Six seconds, and half a second of pause, whatever the clock says meanwhile.
+    edge.world.set_now(edge.world.now().after(seconds(3_600)));
+    for _ in 0..70 {
+        edge.guard.tick();
+    }
+    let calls = edge.guard.host().calls();
+    let calls: Vec<_> = calls
+        .iter()
+        .filter(|call| call.path == silent.path)
+        .collect();
+    assert_eq!(calls.len(), 2);
+    edge.guard.answer(&silent, Some(403), b"{}");
+    edge.guard.tick();
+    let another = edge.guard.call("/v1/edge/pseudonym-key").unwrap();
+    assert_ne!(another.token, silent.token);
+    edge.answer_key();
+    edge.guard
+        .request(&reading().certificate(&edge.maker.device("SN1")));
     let pseudonym = pseudonym_key().pseudonym(&"acme:SN1".parse().unwrap());
     let log = edge.guard.host().log_lines().join("\n");
     assert!(log.contains(&format!("device={pseudonym} ")), "{log}");

@@ -25,9 +25,14 @@ impl Latest {
         self.0 = self.0.max(now);
     }
 
+    /// How far `now` is behind it, where that is so far that the clock must have been set back.
+    pub(crate) fn step_back(self, now: Timestamp) -> Option<Duration> {
+        Some(self.0.since(now)).filter(|step| *step > STEP_BACK_TOLERANCE)
+    }
+
     /// Whether `now` is so far behind it that the clock must have been set back.
     pub(crate) fn is_ahead_of(self, now: Timestamp) -> bool {
-        self.0.since(now) > STEP_BACK_TOLERANCE
+        self.step_back(now).is_some()
     }
 }
 
@@ -47,6 +52,7 @@ mod tests {
         latest.see(at(9_000));
         assert!(latest.is_ahead_of(at(7_999)), "2,001 ms");
         assert!(!latest.is_ahead_of(at(8_000)));
+        assert_eq!(latest.step_back(at(4_000)), Some(Duration::from_secs(6)));
         latest = Latest::at(at(5_000));
         assert!(!latest.is_ahead_of(at(3_000)));
     }

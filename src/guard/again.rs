@@ -1,15 +1,16 @@
 //! Does a request that is under way go on?
 
 use std::cell::RefMut;
+use std::time::Duration;
 
 use medbind_core::cache::Changed;
 use medbind_core::decision::{Decision, Denial, Lookup, decide_again};
-use medbind_core::deny::{DenyReason, LookupFailure};
+use medbind_core::deny::{DenyReason, LookupFailure, Unavailable};
 use medbind_core::identity::DeviceId;
 use medbind_core::time::Timestamp;
 
 use super::ask::MOST_LOOKUPS;
-use super::{Guard, Memory};
+use super::{Guard, Memory, TICK};
 use crate::host::Host;
 use crate::live::Doubt;
 use crate::lookup::Wait;
@@ -18,7 +19,7 @@ use crate::telemetry::DenyEvent;
 /// How many requests under way are decided again in one tick: some 10 ms of it. A change names the
 /// devices that it is about, so that this is enough for as many requests as there may be; where all
 /// have to be, those are the ones that wait their turn.
-const MOST_RECHECKS: usize = 1_024;
+pub(super) const MOST_RECHECKS: usize = 1_024;
 /// How many calls a worker has open for requests under way alone; the others keep their turn. All
 /// workers share the connections that `envoy/http.yaml` lets the cluster of the registry have, and the
 /// calls of requests that arrive go by them too: what waits there beyond its deadline has failed, and
@@ -32,6 +33,11 @@ const fn most_calls(urgent: bool) -> usize {
     } else {
         MOST_CALLS_UNDER_WAY
     }
+}
+
+fn ticks(span: Duration) -> u32 {
+    let ticks = span.as_millis().checked_div(TICK.as_millis());
+    ticks.map_or(0, |ticks| u32::try_from(ticks).unwrap_or(u32::MAX))
 }
 
 /// What one callback does for requests under way, and leaves to be done.
@@ -113,7 +119,12 @@ impl<H: Host> Guard<H> {
         };
         let mut bindings = memory.bindings.with(&self.host, said);
         let facts = one.asked.facts();
-        let denial = match decide_again(&one.permit, policy, &facts, &mut bindings, now) {
+        let lookups = one.asked.lookups.saturating_add(1);
+        let urgent = one.doubt.is_urgent();
+        let needs_binding = one.permit.binding().is_some();
+        let decision = decide_again(&one.permit, policy, &facts, &mut bindings, now);
+        let in_doubt = needs_binding && memory.bindings.freshness(now) == Err(Unavailable::Clock);
+        let denial = match decision {
             Decision::Permit(permit) => {
                 let end = permit.valid_until();
                 one.permit = permit;
@@ -122,15 +133,20 @@ impl<H: Host> Guard<H> {
                 memory.live.ends(end);
                 return;
             }
+            // The synchroniser asks the registry at once, and its answer puts this right.
+            Decision::Deny(_) if in_doubt && memory.live.may_wait_urgently(context) => {
+                return round.waits.push(context);
+            }
             Decision::Deny(denial) => denial,
             Decision::AskRegistry(device) if memory.lookups.has_under_way(&device, context) => {
                 return;
             }
             Decision::AskRegistry(device) => {
-                let lookups = one.asked.lookups.saturating_add(1);
-                let most = most_calls(one.doubt.is_urgent());
-                let free = !round.refused && memory.lookups.under_way() < most;
-                if lookups <= MOST_LOOKUPS && (free || memory.lookups.is_open(&device)) {
+                // No call is made for one whose second is over.
+                let in_time = !urgent || memory.live.may_wait(context);
+                let has_room = memory.lookups.under_way() < most_calls(urgent);
+                let can_ask = memory.lookups.is_open(&device) || (has_room && !round.refused);
+                if in_time && lookups <= MOST_LOOKUPS && can_ask {
                     let asked = self.ask(memory, context, None, Wait::UnderWay, &device);
                     if asked.is_ok() {
                         if let Some(one) = memory.live.get_mut(context) {
@@ -140,7 +156,13 @@ impl<H: Host> Guard<H> {
                     }
                     round.refused = true;
                 }
-                if memory.live.may_wait(context) {
+                let may_wait = if has_room {
+                    memory.live.may_wait(context)
+                } else {
+                    let most = ticks(self.config.policy.max_stale());
+                    memory.live.may_wait_for_its_turn(context, most)
+                };
+                if may_wait {
                     return round.waits.push(context);
                 }
                 // Fail closed: whether the permit still holds cannot be found out.

@@ -9,7 +9,7 @@ use medbind_core::feed::{LookupAnswer, lookup_path};
 use medbind_core::identity::DeviceId;
 use medbind_core::time::Timestamp;
 
-use super::again::Round;
+use super::again::{MOST_RECHECKS, Round};
 use super::settle::Stage;
 use super::{Flow, Guard, Memory};
 use crate::asked::Asked;
@@ -159,6 +159,7 @@ impl<H: Host> Guard<H> {
         round: &mut Round,
     ) {
         let failed = matches!(said, Some(Lookup::Failed(_)));
+        let mut left = MOST_RECHECKS;
         let said = said.map(|said| (device, said));
         for waiter in memory.lookups.finish(device) {
             let context = waiter.context;
@@ -178,7 +179,9 @@ impl<H: Host> Guard<H> {
                 (Wait::UnderWay, _) if failed && memory.live.may_wait(context) => {
                     round.waits.push(context);
                 }
+                (Wait::UnderWay, _) if left == 0 => round.waits.push(context),
                 (Wait::UnderWay, _) => {
+                    left = left.saturating_sub(1);
                     self.recheck_one(memory, context, said, now, round);
                 }
                 (Wait::Paused | Wait::Watched, None) | (Wait::Gone, _) => {}

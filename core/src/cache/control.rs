@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::str::FromStr;
+use core::time::Duration;
 
 use super::changes::Changes;
 use super::codec::{Corrupt, Reader, put_text, put_varint};
@@ -11,7 +12,7 @@ use crate::feed::{Cursor, FeedId};
 use crate::time::Timestamp;
 
 pub(super) const KEY: &str = "mb1/c";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// The longest cluster name or authority, in octets.
 pub const MAX_REGISTRY_NAME_OCTETS: usize = 255;
@@ -90,6 +91,8 @@ pub struct Control {
     pub loading: Option<History>,
     /// When the history that answers was last heard to be up to date, on this clock.
     pub last_ok: Option<Timestamp>,
+    /// How far this clock has been set back since then, in all, in milliseconds.
+    pub set_back_millis: u64,
     /// The registry's clock less this one, in milliseconds, at the last answer.
     pub clock_offset_millis: i64,
     /// The writes that changed what readers may see.
@@ -119,6 +122,7 @@ impl Control {
             active: None,
             loading: None,
             last_ok: None,
+            set_back_millis: 0,
             clock_offset_millis: 0,
             changes: Changes::default(),
             unrecognised: 0,
@@ -126,6 +130,18 @@ impl Control {
             sweeping: false,
             registry: None,
         }
+    }
+
+    /// The history that answers was heard to be up to date at this moment; `None`: is not.
+    pub(crate) fn hear(&mut self, at: Option<Timestamp>) {
+        self.last_ok = at;
+        self.set_back_millis = 0;
+    }
+
+    /// This clock was set back: what was heard does not become younger by it.
+    pub(crate) fn step_back(&mut self, step: Duration) {
+        let millis = u64::try_from(step.as_millis()).unwrap_or(u64::MAX);
+        self.set_back_millis = self.set_back_millis.saturating_add(millis);
     }
 
     /// How many buckets there are.
@@ -180,6 +196,7 @@ impl Control {
         put_option(&mut to, self.last_ok.as_ref(), |to, at| {
             to.extend_from_slice(&at.unix_millis().to_le_bytes());
         });
+        put_varint(&mut to, self.set_back_millis);
         to.extend_from_slice(&self.clock_offset_millis.to_le_bytes());
         self.changes.encode(&mut to);
         put_varint(&mut to, self.unrecognised);
@@ -210,6 +227,7 @@ impl Control {
             last_ok: read_option(&mut from, |from| {
                 from.i64().map(Timestamp::from_unix_millis)
             })?,
+            set_back_millis: from.varint()?,
             clock_offset_millis: from.i64()?,
             changes: Changes::decode(&mut from)?,
             unrecognised: from.varint()?,
@@ -403,6 +421,7 @@ mod tests {
         control.active = Some(active);
         control.loading = Some(History::new(control.next_generation().unwrap(), false));
         control.last_ok = Some(now);
+        control.set_back_millis = 70_000;
         control.clock_offset_millis = -20;
         control.changes.tell_everything();
         control.changes.tell(&[3, 70_000].into_iter().collect());
@@ -433,7 +452,7 @@ mod tests {
         octets.push(0);
         assert_eq!(Control::decode(&octets), Err(Corrupt));
         octets.pop();
-        octets[0] = 2;
+        octets[0] = VERSION + 1;
         assert_eq!(Control::decode(&octets), Err(Corrupt), "another layout");
     }
 

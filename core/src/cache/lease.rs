@@ -157,7 +157,10 @@ pub fn lead(
         .as_ref()
         .and_then(|(octets, _)| Lease::decode(octets).ok());
     let left = lease.filter(|lease| lease.given_back);
-    let held = lease.filter(|lease| !lease.given_back && !lease.is_over(now, timeout));
+    // Its holder goes on with one that is over and that nobody has taken: by a clock that was set, or
+    // since it was held up.
+    let is_held = |lease: &Lease| lease.by.owner == by.owner || !lease.is_over(now, timeout);
+    let held = lease.filter(|lease| !lease.given_back && is_held(lease));
     let term = match (held, lease) {
         (Some(held), _) if held.by.owner == by.owner => {
             let quarter = timeout.checked_div(4).unwrap_or_default();

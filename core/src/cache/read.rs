@@ -57,7 +57,8 @@ impl View {
         }
     }
 
-    /// How long ago the history that answers was last heard to be up to date.
+    /// How long ago the history that answers was last heard to be up to date, by this clock and by
+    /// how far the leader has seen it being set back since then.
     ///
     /// [`Unavailable::Loading`] where none has been read; [`Unavailable::Clock`] where this clock
     /// has stepped back behind that moment, or was further than `max_clock_skew` from the
@@ -74,7 +75,8 @@ impl View {
         if last_ok.since(now) > STEP_BACK_TOLERANCE || skew > max_clock_skew {
             return Err(Unavailable::Clock);
         }
-        Ok(now.since(last_ok))
+        let set_back = Duration::from_millis(self.control.set_back_millis);
+        Ok(now.after(set_back).since(last_ok))
     }
 
     /// Goes up whenever something that readers may have kept has changed: what was looked up under

@@ -75,6 +75,8 @@ struct Leading {
     asked_load: bool,
     /// The next bucket to sweep or scrub.
     bucket: u32,
+    /// How far the clock has been set back, which has still to be recorded.
+    set_back: Duration,
 }
 
 /// A request that is under way.
@@ -200,6 +202,7 @@ impl Synchroniser {
         store: &dyn SharedData,
         actions: &mut Vec<SyncAction>,
     ) -> Result<(), Trouble> {
+        let step_back = self.see(now);
         let started = *self.started.get_or_insert(now);
         let patience = match self.settings.candidate {
             Candidate::Singleton => Duration::ZERO,
@@ -230,8 +233,11 @@ impl Synchroniser {
                 self.lead_in(term, actions);
             }
         }
-        self.notice_a_step_back(now);
+        if let Some(step) = step_back {
+            self.clock_was_set_back(step);
+        }
         self.adopt(now, store, actions)?;
+        self.record_steps_back(store)?;
         self.give_up_late_flight(now)?;
         self.apply_step(now, store, actions)?;
         self.ask(now, store, actions)?;
@@ -258,7 +264,11 @@ impl Synchroniser {
             reads_again: false,
             asked_load: false,
             bucket: 0,
+            set_back: Duration::ZERO,
         });
+        // Whatever the last leader had asked for is lost, and it may have been asked after a step of
+        // the clock that this one has not seen.
+        self.at_once = true;
         info(actions, format!("synchronising, as leader of term {term}"));
     }
 
@@ -311,18 +321,40 @@ impl Synchroniser {
         Ok(())
     }
 
+    /// It is `now`; gives how far the clock has been set back, where it has.
+    fn see(&mut self, now: Timestamp) -> Option<Duration> {
+        let step = self.latest.step_back(now);
+        if step.is_some() {
+            self.latest = Latest::at(now);
+        } else {
+            self.latest.see(now);
+        }
+        step
+    }
+
     /// Readers believe no age by a clock that has stepped back, until the registry is heard again:
     /// so it is asked at once.
-    fn notice_a_step_back(&mut self, now: Timestamp) {
-        if !self.latest.is_ahead_of(now) {
-            return self.latest.see(now);
-        }
-        self.latest = Latest::at(now);
+    fn clock_was_set_back(&mut self, step: Duration) {
         if let Some(leading) = &mut self.leading {
             leading.flight = None;
+            leading.set_back = leading.set_back.saturating_add(step);
             self.retry = None;
             self.at_once = true;
         }
+    }
+
+    /// Tells those that read the cache only later, and have not seen it themselves.
+    fn record_steps_back(&mut self, store: &dyn SharedData) -> Result<(), Trouble> {
+        let Some(leading) = self.leading.as_mut().filter(|l| !l.set_back.is_zero()) else {
+            return Ok(());
+        };
+        let step = leading.set_back;
+        Writer::new(store, leading.term).update(|control| {
+            control.step_back(step);
+            Ok(())
+        })?;
+        leading.set_back = Duration::ZERO;
+        Ok(())
     }
 
     fn give_up_late_flight(&mut self, now: Timestamp) -> Result<(), Trouble> {

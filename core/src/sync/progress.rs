@@ -94,11 +94,11 @@ pub(super) fn record_step(
         return Ok((Outcome::GoOn, is_full));
     }
     if !is_load {
-        control.last_ok = Some(page.received);
+        control.hear(Some(page.received));
         return Ok((Outcome::GoOn, is_full));
     }
     control.active = control.loading.take();
-    control.last_ok = (!page.header.more).then_some(page.received);
+    control.hear((!page.header.more).then_some(page.received));
     control.sweeping = true;
     control.changes.tell_everything();
     let devices = control.active.as_ref().map_or(0, |active| active.records);

@@ -865,6 +865,99 @@ fn a_clock_that_is_set_back_makes_no_binding_younger() {
 }
 
 #[test]
+fn a_clock_that_was_set_back_makes_no_binding_younger_for_a_worker_that_begins_then() {
+    let mut world = World::one().with_devices(10);
+    let mut first = Worker::new();
+    first.run(&mut world, SECOND);
+    world.network = Network::Down;
+    let mut silent = Duration::ZERO;
+    for (span, back) in [(400, 390_000), (300, 500_000), (10, 3_000)] {
+        let span = Duration::from_secs(span);
+        first.run(&mut world, span);
+        silent += span;
+        world.now = Timestamp::from_unix_millis(world.now.unix_millis() - back);
+        world.step();
+        // One that was there before believes no such clock.
+        first.run(&mut world, TICK);
+        assert_eq!(first.freshness(&world), Err(Unavailable::Clock));
+        let mut worker = Worker::new();
+        worker.run(&mut world, TICK);
+        // By a clock that is behind the moment of the last answer nobody can tell.
+        let age = worker.freshness(&world).unwrap_or(silent);
+        assert!(age >= silent, "{silent:?} of silence, {age:?} old");
+        assert!(
+            age <= silent + 40 * SECOND,
+            "{silent:?} of silence, {age:?} old"
+        );
+    }
+    // Heard again, it is as young as it is.
+    world.network = Network::Up;
+    world.run(Duration::from_mins(3));
+    let mut worker = Worker::new();
+    worker.run(&mut world, TICK);
+    assert!(worker.freshness(&world).unwrap() < 40 * SECOND);
+}
+
+fn elected() -> World {
+    World::new((0..3).map(|_| settings(Candidate::Worker)).collect()).with_devices(10)
+}
+
+#[test]
+fn of_elected_workers_too_the_registry_is_asked_at_once_where_the_clock_is_set_back() {
+    for before in [12_000, 15_000, 18_000] {
+        for after in [-1_037, 37, 1_037, 2_537, 4_037] {
+            // Who leads ticks first, in the middle, or last.
+            for hung in [vec![], vec![0], vec![0, 1]] {
+                let mut world = elected();
+                world.hung = hung;
+                world.run(Duration::from_secs(6));
+                world.hung.clear();
+                let mut worker = Worker::new();
+                world.run(Duration::from_mins(5));
+                while world.age() > SECOND {
+                    world.step();
+                }
+                worker.run(&mut world, Duration::from_millis(before));
+                let age = i64::try_from(world.age().as_millis()).unwrap();
+                let back = age - after;
+                world.now = Timestamp::from_unix_millis(world.now.unix_millis() - back);
+                let mut refusing = 0;
+                for _ in 0..100 {
+                    worker.run(&mut world, TICK);
+                    refusing += u32::from(worker.freshness(&world).is_err());
+                }
+                assert!(
+                    refusing <= 2,
+                    "{before} ms, {back} ms back: {refusing} ticks"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_back_to_before_the_beginning_leaves_the_leader_its_place() {
+    for mut world in [World::one().with_devices(10), elected()] {
+        world.run(Duration::from_secs(10));
+        let leads = |world: &World| {
+            let mut all = world.synchronisers.iter();
+            all.position(Synchroniser::is_leader)
+        };
+        let leader = leads(&world);
+        assert!(leader.is_some());
+        world.now = Timestamp::from_unix_millis(world.now.unix_millis() - 60_000);
+        let mut worker = Worker::new();
+        let mut refusing = 0;
+        for _ in 0..100 {
+            worker.run(&mut world, TICK);
+            refusing += u32::from(worker.freshness(&world).is_err());
+        }
+        assert!(refusing <= 2, "{refusing} ticks");
+        assert!(leads(&world).is_some());
+    }
+}
+
+#[test]
 fn a_clock_that_is_set_back_is_believed_again_as_soon_as_the_registry_is_heard() {
     let mut world = World::one().with_devices(10);
     let mut worker = Worker::new();
