@@ -456,6 +456,8 @@ mod tests {
         assert_eq!(Control::decode(&octets), Err(Corrupt), "another layout");
     }
 
+    type Change<'c> = &'c dyn Fn(&mut Control);
+
     #[test]
     fn what_is_within_its_bounds_is_read_and_what_is_beyond_is_corrupt() {
         let named = |length: usize| "r".repeat(length);
@@ -465,7 +467,7 @@ mod tests {
         let loading = |c: &mut Control, generation| {
             c.loading.as_mut().unwrap().generation = generation;
         };
-        let cases: &[(&str, &dyn Fn(&mut Control), bool)] = &[
+        let cases: &[(&str, Change<'_>, bool)] = &[
             ("the last term", &|c| c.term = u32::MAX - 1, true),
             ("no term", &|c| c.term = u32::MAX, false),
             (
