@@ -76,7 +76,7 @@ impl History {
         let mut octets = Vec::with_capacity(CURSOR_OCTETS);
         octets.extend_from_slice(&self.0);
         octets.extend_from_slice(&head.revision.to_be_bytes());
-        octets.extend(head.hash.iter().take(CURSOR_HASH_OCTETS));
+        octets.extend(head.place().hash);
         Base64UrlUnpadded::encode_string(&octets).parse().ok()
     }
 
@@ -97,6 +97,18 @@ impl History {
 }
 
 impl Head {
+    /// The same, as a cursor says it.
+    pub fn place(&self) -> Place {
+        let mut hash = [0; CURSOR_HASH_OCTETS];
+        for (to, from) in hash.iter_mut().zip(self.hash) {
+            *to = from;
+        }
+        Place {
+            revision: self.revision,
+            hash,
+        }
+    }
+
     /// The place after one more change: `line` is the record as the feed sends it.
     pub fn then(&self, at: Timestamp, line: &[u8]) -> Self {
         let revision = self.revision.saturating_add(1);
@@ -124,7 +136,7 @@ mod tests {
             .then(Timestamp::from_unix_millis(5), b"one\n");
         let cursor = ours.cursor(&head).unwrap();
         let place = ours.read_cursor(cursor.as_str()).unwrap();
-        assert!(place.is(&head) && !place.is(&ours.beginning()));
+        assert!(place == head.place() && place.is(&head) && !place.is(&ours.beginning()));
         let other = ours
             .beginning()
             .then(Timestamp::from_unix_millis(6), b"one\n");

@@ -28,6 +28,7 @@ mod lines;
 mod metrics;
 mod operator;
 mod ownership;
+mod pages;
 pub mod pki;
 mod problem;
 pub mod role;

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use crate::change::ChangeError;
 use crate::data_dir::DataDir;
 use crate::metrics::Metrics;
+use crate::pages::Pages;
 use crate::problem::Problem;
 use crate::role::{Peer, Role};
 use crate::store::{Store, StoreError};
@@ -37,8 +38,8 @@ pub(crate) struct App {
     pub store: Store,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// The newest page of the feed, for all who wait for it.
-    pub tail: Arc<feed::Tail>,
+    /// The feed's pages.
+    pub pages: Pages,
     /// How the service is.
     pub health: Arc<service::Health>,
     /// Ours alone until the last of these values is gone.

@@ -26,10 +26,11 @@ use crate::certificates::Certificates;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError, Made};
-use crate::feed::{Tail, stopped};
+use crate::feed::stopped;
 use crate::handshakes::{Handshake, Handshakes};
 use crate::metrics::Metrics;
 use crate::ownership;
+use crate::pages::Pages;
 use crate::pki::PkiError;
 use crate::role::{Peer, Role};
 use crate::routes::{App, router};
@@ -234,7 +235,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let app = App {
         store: store.clone(),
         metrics,
-        tail: Arc::new(Tail::default()),
+        pages: Pages::new(store.clone()),
         health: Arc::default(),
         data_dir: Arc::clone(&data_dir),
         stopping: stopping.clone(),

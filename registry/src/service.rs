@@ -112,6 +112,7 @@ mod tests {
 
     use crate::clock::Clock;
     use crate::data_dir::DataDir;
+    use crate::pages::Pages;
     use crate::store::Store;
     use futures_util::future::join_all;
 
@@ -146,10 +147,11 @@ mod tests {
         let clock = Clock::new(jiff::SignedDuration::ZERO);
         let path = scratch.path().join("registry.sqlite");
         let (_stop, stopping) = tokio::sync::watch::channel(false);
+        let store = Store::open(&path, clock, None).await.unwrap();
         let app = App {
-            store: Store::open(&path, clock, None).await.unwrap(),
+            pages: Pages::new(store.clone()),
+            store,
             metrics: Arc::default(),
-            tail: Arc::default(),
             health: Arc::new(Health::good_for(LONG)),
             data_dir: Arc::new(data_dir),
             stopping,
