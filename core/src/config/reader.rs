@@ -141,6 +141,27 @@ impl<'v> Field<'v> {
         text
     }
 
+    /// Text of 1 to `most` visible ASCII characters.
+    pub fn visible(
+        &self,
+        most: usize,
+        expected: &str,
+        problems: &mut Problems,
+    ) -> Option<Box<str>> {
+        let text = self.text(problems)?;
+        let fits =
+            (1..=most).contains(&text.len()) && text.bytes().all(|octet| octet.is_ascii_graphic());
+        if fits {
+            return Some(text.into());
+        }
+        problems.add(
+            &self.path,
+            format!("expected {expected}: 1 to {most} visible ASCII characters"),
+            "write it without blanks and other characters",
+        );
+        None
+    }
+
     pub fn list(&self, problems: &mut Problems) -> Option<Vec<Field<'v>>> {
         let Some(items) = self.value.as_array() else {
             self.wrong_kind("a list", problems);
@@ -314,6 +335,34 @@ impl<'v> Object<'v> {
             problems.add(&self.path.key(key), "missing", mend);
         }
         field
+    }
+
+    /// The items of a list that must be there and hold 1 to `most`.
+    pub fn needed_list(
+        &self,
+        key: &str,
+        most: usize,
+        mend: &str,
+        problems: &mut Problems,
+    ) -> Vec<Field<'v>> {
+        let Some(field) = self.need(key, mend, problems) else {
+            return Vec::new();
+        };
+        let Some(items) = field.list(problems) else {
+            return Vec::new();
+        };
+        if items.is_empty() {
+            problems.add(&field.path, "the list is empty", mend);
+        }
+        if items.len() > most {
+            problems.add(
+                &field.path,
+                format!("the list has {} items", items.len()),
+                format!("at most {most} are allowed"),
+            );
+            return Vec::new();
+        }
+        items
     }
 
     pub fn duration(
