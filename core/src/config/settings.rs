@@ -192,7 +192,7 @@ impl Default for BindingsConfig {
             capacity: 1_000_000,
             max_stale: Duration::from_mins(15),
             negative_ttl: Duration::from_secs(10),
-            lookup_timeout: Duration::from_millis(50),
+            lookup_timeout: Duration::from_millis(250),
             max_clock_skew: Duration::from_mins(5),
             max_waiting: 1_000,
             max_waiting_per_device: 50,
