@@ -741,6 +741,31 @@ fn a_token_is_asked_for_where_a_rule_takes_an_account_and_no_answer_refuses() {
 }
 
 #[test]
+fn what_is_wrong_with_a_token_is_said_as_it_is() {
+    let ended = token_until(NOW);
+    let other = AccountToken {
+        issuer: "https://other.example".into(),
+        ..token_until(NOW.after(seconds(1)))
+    };
+    for (token, said) in [
+        (Some(ended), "the token's end, "),
+        (Some(other), "issuer \"https://other.example\", subject"),
+        (None, "no verified token"),
+    ] {
+        let request = Request::by_account("/v1/accounts/acc-1").changed(|r| r.token = token);
+        let mut steps = Vec::new();
+        let mut table = request.table.clone();
+        let listener = &mut |step| steps.push(step);
+        decide_traced(&request.policy, &request.facts(), &mut table, NOW, listener);
+        let step = steps
+            .iter()
+            .find(|step| step.step == Check::Account.as_str());
+        let read = &step.expect("the account is looked for").read;
+        assert!(read.starts_with(said), "{read}");
+    }
+}
+
+#[test]
 fn a_device_alone_is_decided_without_a_rule() {
     let policy = policy();
     let mut steps = Vec::new();
