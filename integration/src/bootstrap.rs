@@ -100,8 +100,14 @@ impl Bootstrap {
 
     /// Sends to this address what the edge lets through, whatever it is.
     pub fn send_service_to(&mut self, address: SocketAddr) -> Result<()> {
-        self.send_to("device_service", address)?;
-        self.send_to("device_service_http1", address)
+        for cluster in [
+            "device_service",
+            "device_service_http1",
+            "device_service_health",
+        ] {
+            self.send_to(cluster, address)?;
+        }
+        Ok(())
     }
 
     /// The TLS of a listener.

@@ -174,7 +174,8 @@ impl DeviceService {
 }
 
 impl Service for DeviceService {
-    /// Paths that end in `/silence` are never answered, those that end in `/events` are event streams, those that end in `/socket` are taken for
+    /// Paths that end in `/silence`, and whatever has the query `silence`, are never answered, paths
+    /// that end in `/events` are event streams, those that end in `/socket` are taken for
     /// `WebSocket`s and echo octets, gRPC requests get gRPC answers; everything else gets what was
     /// seen of it as JSON.
     async fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Response<Body> {
@@ -197,7 +198,7 @@ impl Service for DeviceService {
         if request.uri().path().ends_with("/events") {
             return events();
         }
-        if request.uri().path().ends_with("/silence") {
+        if request.uri().path().ends_with("/silence") || request.uri().query() == Some("silence") {
             return std::future::pending().await;
         }
         let grpc = request

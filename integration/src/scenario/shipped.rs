@@ -15,7 +15,7 @@ use super::real::READY_LIMIT;
 use super::registry::Registry;
 use super::report::Report;
 use super::story::{LIMIT, case, is_code, is_served, reading};
-use super::{shipped_links, shipped_live, shipped_trust};
+use super::{shipped_links, shipped_live, shipped_strangers, shipped_trust};
 use crate::bootstrap::{Bootstrap, DEVICE_CA, SHIPPED_FOLDER, keep, remove, set, without};
 use crate::certificate::{Identity, KeyKind, Spec};
 use crate::client::Ask;
@@ -63,6 +63,7 @@ pub async fn files(tools: &Tools, report: &mut Report, short: bool) {
     let mut stories = shipped_live::NAMES
         .iter()
         .chain(&shipped_links::NAMES)
+        .chain(&shipped_strangers::NAMES)
         .chain(&shipped_trust::NAMES);
     let live = !short && stories.any(|name| report.wants(name));
     if !variants && !live {
@@ -83,6 +84,7 @@ pub async fn files(tools: &Tools, report: &mut Report, short: bool) {
     if live {
         shipped_live::cases(&mut around, report).await;
         Box::pin(shipped_links::cases(&mut around, report)).await;
+        Box::pin(shipped_strangers::cases(&around, report)).await;
         Box::pin(shipped_trust::cases(&around, report)).await;
     }
 }
@@ -430,6 +432,18 @@ impl Around {
         change: fn(&str) -> Result<String>,
         equip: impl FnOnce(&mut Bootstrap) -> Result<()>,
     ) -> Result<Envoy> {
+        let mut envoy = self.begin(options, change, equip).await?;
+        ready(&mut envoy).await?;
+        Ok(envoy)
+    }
+
+    /// The same, live, and perhaps not ready.
+    pub(super) async fn begin(
+        &self,
+        options: &Options,
+        change: fn(&str) -> Result<String>,
+        equip: impl FnOnce(&mut Bootstrap) -> Result<()>,
+    ) -> Result<Envoy> {
         let mut bootstrap = self.deploy(&Variant {
             name: "",
             file: "http.yaml",
@@ -442,9 +456,7 @@ impl Around {
         })?;
         equip(&mut bootstrap)?;
         let folder = self.site.folder();
-        let mut envoy = Envoy::start(self.binary()?, &bootstrap, folder, options).await?;
-        ready(&mut envoy).await?;
-        Ok(envoy)
+        Envoy::start(self.binary()?, &bootstrap, folder, options).await
     }
 
     async fn run(&self, variant: &Variant) -> Result<()> {
