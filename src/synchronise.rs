@@ -125,8 +125,9 @@ impl<H: Host> Runner<H> {
         self.log(
             SyncLogLevel::Error,
             &format!(
-                "the cluster {:?} cannot be called ({error}); name it under `registry` as it is \
-                 named in the Envoy configuration",
+                "the cluster {:?} cannot be called ({error}): it has no address, as long as its \
+                 name does not resolve, or `registry` names it otherwise than the Envoy \
+                 configuration",
                 self.registry.cluster
             ),
         );

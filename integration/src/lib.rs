@@ -8,6 +8,7 @@ pub mod ending;
 pub mod envoy;
 pub mod feed;
 pub mod frames;
+pub mod name_server;
 pub mod process;
 pub mod proxy;
 pub mod scenario;

@@ -30,6 +30,7 @@ pub mod sessions;
 pub mod shipped;
 pub mod shipped_links;
 pub mod shipped_live;
+pub mod shipped_names;
 pub mod shipped_strangers;
 pub mod shipped_trust;
 pub mod special;

@@ -15,7 +15,7 @@ use super::real::READY_LIMIT;
 use super::registry::Registry;
 use super::report::Report;
 use super::story::{LIMIT, case, is_code, is_served, reading};
-use super::{shipped_links, shipped_live, shipped_strangers, shipped_trust};
+use super::{shipped_links, shipped_live, shipped_names, shipped_strangers, shipped_trust};
 use crate::bootstrap::{Bootstrap, DEVICE_CA, SHIPPED_FOLDER, keep, remove, set, without};
 use crate::certificate::{Identity, KeyKind, Spec};
 use crate::client::Ask;
@@ -63,6 +63,7 @@ pub async fn files(tools: &Tools, report: &mut Report, short: bool) {
     let mut stories = shipped_live::NAMES
         .iter()
         .chain(&shipped_links::NAMES)
+        .chain(&shipped_names::NAMES)
         .chain(&shipped_strangers::NAMES)
         .chain(&shipped_trust::NAMES);
     let live = !short && stories.any(|name| report.wants(name));
@@ -85,6 +86,7 @@ pub async fn files(tools: &Tools, report: &mut Report, short: bool) {
         shipped_live::cases(&mut around, report).await;
         Box::pin(shipped_links::cases(&mut around, report)).await;
         Box::pin(shipped_strangers::cases(&around, report)).await;
+        Box::pin(shipped_names::cases(&around, report)).await;
         Box::pin(shipped_trust::cases(&around, report)).await;
     }
 }
