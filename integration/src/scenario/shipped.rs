@@ -9,6 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use medbind_core::deny::DenyCode;
+use serde_json::Value;
 
 use super::fleet::{ACCOUNT, CLASS, fleet};
 use super::real::READY_LIMIT;
@@ -58,6 +59,11 @@ pub async fn files(tools: &Tools, report: &mut Report, short: bool) {
         "http.yaml is reached from other machines at its edge alone",
         std::future::ready(others_reach_the_edge_alone())
     );
+    case!(
+        report,
+        "http.yaml takes no more connections than there are descriptors as operating.md reckons them",
+        std::future::ready(descriptors_are_enough())
+    );
     let names = VARIANTS.map(|variant| variant.name);
     let variants = names.iter().any(|name| report.wants(name));
     let mut stories = shipped_live::NAMES
@@ -100,6 +106,38 @@ fn others_reach_the_edge_alone() -> Result<()> {
         let listener = bootstrap.listener(name)?;
         let address = listener["address"]["socket_address"]["address"].as_str();
         ensure!(address == wanted, "{name} listens at {address:?}");
+    }
+    Ok(())
+}
+
+/// What its own bounds let it open at once, besides some ten for each worker.
+fn descriptors_are_enough() -> Result<()> {
+    const TOLD: u64 = 65_536;
+    let mut bootstrap = Bootstrap::shipped("http.yaml")?;
+    let number = |value: &Value, pointer: &str| {
+        let number = value.pointer(pointer).and_then(Value::as_u64);
+        number.with_context(|| format!("no number at {pointer}"))
+    };
+    let mut most = number(
+        bootstrap.value(),
+        "/overload_manager/resource_monitors/0/typed_config/max_active_downstream_connections",
+    )?;
+    most += number(
+        bootstrap.listener("probes")?,
+        "/filter_chains/0/filters/0/typed_config/max_connections",
+    )?;
+    let clusters = bootstrap.value()["static_resources"]["clusters"].as_array();
+    for cluster in clusters.context("no clusters")? {
+        most += number(cluster, "/circuit_breakers/thresholds/0/max_connections")?;
+    }
+    ensure!(
+        most + 1000 < TOLD,
+        "{most} connections, of {TOLD} descriptors"
+    );
+    let told = std::fs::read_to_string(root().join("docs/operating.md"))?;
+    let sum = format!("{},{:03}", most / 1000, most % 1000);
+    for words in [&*sum, &format!("LimitNOFILE={TOLD}")] {
+        ensure!(told.contains(words), "operating.md does not say {words}");
     }
     Ok(())
 }
