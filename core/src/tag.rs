@@ -40,17 +40,41 @@ pub const MAX_TAG_NAME_OCTETS: usize = 32;
 /// The longest value of a rule's tag, in octets.
 pub const MAX_TAG_VALUE_OCTETS: usize = 128;
 
-/// Headers by which a client asks an upstream to take another path or method for the real one, or
-/// claims a certificate of its own (RFC 9440). No request carries them past the guard.
-const OVERRIDES: [&str; 8] = [
+/// What every name begins with that is medbind's own: this, or this and a hyphen.
+const OWN: &str = "x-medbind";
+
+/// Headers by which a client asks an upstream to take another path or method for the real one: what
+/// was decided about. No request carries them past the guard.
+const OVERRIDES: [&str; 12] = [
     "x-original-url",
+    "x-original-uri",
+    "x-original-path",
+    "x-original-method",
     "x-rewrite-url",
+    "x-forwarded-uri",
+    "x-forwarded-path",
+    "x-forwarded-method",
+    "x-envoy-original-path",
     "x-http-method-override",
     "x-http-method",
     "x-method-override",
-    "x-original-method",
+];
+
+/// What headers begin with in which a client claims a certificate of its own: `client-cert` and
+/// `client-cert-chain` (RFC 9440), and what proxies call them that hand on a certificate or parts of
+/// it. No request carries them past the guard. `x-forwarded-client-cert` is none of them: it is
+/// evidence where Envoy has set it.
+const CERTIFICATES: [&str; 10] = [
     "client-cert",
-    "client-cert-chain",
+    "ssl-client-",
+    "x-client-cert",
+    "x-ssl-client-",
+    "x-ssl-cert",
+    "x-tls-client-",
+    "x-forwarded-tls-client-cert",
+    "x-forwarded-ssl-client-",
+    "x-amzn-mtls-clientcert",
+    "x-arr-clientcert",
 ];
 
 /// The tags that a rule sets: header name and value, ready to send.
@@ -150,7 +174,21 @@ pub fn tag_headers(permit: &Permit) -> impl Iterator<Item = (&str, Cow<'_, str>)
 /// every octet that is no letter or digit into `_`. So names are compared with letters in lower
 /// case and every other octet but digits as `-`.
 pub fn is_reserved_header(name: &[u8]) -> bool {
-    has_prefix(name, PREFIX) || OVERRIDES.iter().any(|reserved| is_spelling(name, reserved))
+    // Every request asks this of every header: most names end here.
+    if !matches!(name.first(), Some(b'x' | b'X' | b'c' | b'C' | b's' | b'S')) {
+        return false;
+    }
+    let is_own = || {
+        has_prefix(name, OWN)
+            && name
+                .get(OWN.len())
+                .is_none_or(|octet| folded(*octet) == b'-')
+    };
+    is_own()
+        || OVERRIDES.iter().any(|reserved| is_spelling(name, reserved))
+        || CERTIFICATES
+            .iter()
+            .any(|beginning| has_prefix(name, beginning))
 }
 
 /// Whether this header is `x-forwarded-client-cert`, in any spelling that an upstream may take for
@@ -195,6 +233,8 @@ mod tests {
             "x.medbind.account",
             "x-medbind-",
             "x-medbind-whatever",
+            "x-medbind",
+            "X_Medbind",
             "x-original-url",
             "X_Rewrite_URL",
             "x-http-method-override",
@@ -202,6 +242,16 @@ mod tests {
             "X-Method_Override",
             "client-cert",
             "Client-Cert-Chain",
+            "x-original-uri",
+            "X-Forwarded_Path",
+            "ssl-client-verify",
+            "SSL_CLIENT_S_DN",
+            "X-SSL-Client-CN",
+            "x-client-cert",
+            "X-Client-Certificate",
+            "x-forwarded-tls-client-cert-info",
+            "X-Amzn-Mtls-Clientcert-Serial-Number",
+            "x-arr-clientcert",
         ] {
             assert!(is_reserved_header(name.as_bytes()), "{name}");
         }
@@ -211,13 +261,34 @@ mod tests {
             "x-medbin",
             "x-medbin-d",
             "medbind",
+            "x-medbinding",
             "x-request-id",
             "accept",
+            "content-type",
+            "x-original",
+            "x-original-url-2",
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "x-forwarded-client-cert",
+            "x-forwarded-client-certificate",
+            "x-client-id",
+            "x-ssl",
         ] {
             assert!(!is_reserved_header(name.as_bytes()), "{name}");
         }
         assert!(is_forwarded_certificate_header(b"X-Forwarded_client-cert"));
         assert!(!is_forwarded_certificate_header(b"x-forwarded-for"));
+    }
+
+    #[test]
+    fn what_is_listed_is_taken_away_and_a_certificate_of_envoy_s_is_not() {
+        let listed = OVERRIDES.iter().chain(&CERTIFICATES).chain([&OWN, &PREFIX]);
+        for name in listed {
+            assert!(is_reserved_header(name.as_bytes()), "{name}");
+            let upper = name.to_ascii_uppercase();
+            assert!(is_reserved_header(upper.as_bytes()), "{upper}");
+        }
+        assert!(!is_reserved_header(b"x-forwarded-client-cert"));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::story::{LIMIT, case, is_code, is_served, reading};
 use super::{shipped_links, shipped_live, shipped_names, shipped_strangers, shipped_trust};
 use crate::bootstrap::{Bootstrap, DEVICE_CA, SHIPPED_FOLDER, keep, remove, set, without};
 use crate::certificate::{Identity, KeyKind, Spec};
-use crate::client::Ask;
+use crate::client::{Ask, Protocol};
 use crate::envoy::{Envoy, Options, get, validate};
 use crate::site::Site;
 use crate::token::{Algorithm, Token};
@@ -30,12 +30,86 @@ use crate::wait::until;
 /// The files that a scenario here loads.
 const FILES: [&str; 2] = ["http.yaml", DEVICE_CA];
 
-/// What a client writes as it likes, and some upstreams go by.
-const HINTS: [&str; 4] = [
+/// What a client writes as it likes, and some upstreams go by: `http.yaml` takes it away.
+const HINTS: [&str; 40] = [
+    "cf-connecting-ip",
+    "fastly-client-ip",
     "forwarded",
+    "remote-user",
+    "true-client-ip",
+    "x-amzn-oidc-data",
+    "x-amzn-oidc-identity",
+    "x-auth-request-email",
+    "x-auth-request-user",
+    "x-auth-user",
+    "x-authenticated-user",
+    "x-authenticated-userid",
+    "x-client-ip",
     "x-client-trace-id",
+    "x-cluster-client-ip",
     "x-envoy-original-dst-host",
+    "x-envoy-peer-metadata",
+    "x-envoy-peer-metadata-id",
+    "x-forwarded-access-token",
+    "x-forwarded-email",
+    "x-forwarded-groups",
     "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-preferred-username",
+    "x-forwarded-prefix",
+    "x-forwarded-scheme",
+    "x-forwarded-server",
+    "x-forwarded-ssl",
+    "x-forwarded-user",
+    "x-goog-authenticated-user-email",
+    "x-host",
+    "x-ms-client-principal",
+    "x-ms-client-principal-id",
+    "x-ms-client-principal-name",
+    "x-original-forwarded-for",
+    "x-original-host",
+    "x-real-ip",
+    "x-remote-groups",
+    "x-remote-user",
+    "x-webauth-user",
+];
+
+/// What the guard takes away by itself: it names path, method or certificate, or is medbind's own.
+const RESERVED: [&str; 34] = [
+    "client-cert",
+    "client-cert-chain",
+    "ssl-client-cert",
+    "ssl-client-verify",
+    "x-amzn-mtls-clientcert",
+    "x-amzn-mtls-clientcert-serial-number",
+    "x-arr-clientcert",
+    "x-client-cert",
+    "x-client-cert-dn",
+    "x-client-certificate",
+    "x-envoy-original-path",
+    "x-forwarded-client-cert",
+    "x-forwarded-method",
+    "x-forwarded-path",
+    "x-forwarded-ssl-client-cert",
+    "x-forwarded-tls-client-cert",
+    "x-forwarded-tls-client-cert-info",
+    "x-forwarded-uri",
+    "x-http-method",
+    "x-http-method-override",
+    "x-medbind",
+    "x-medbind-account",
+    "x-medbind-admin",
+    "x-method-override",
+    "x-original-method",
+    "x-original-path",
+    "x-original-uri",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-ssl-cert",
+    "x-ssl-client-cert",
+    "x-ssl-client-s-dn",
+    "x-ssl-client-verify",
+    "x-tls-client-cert",
 ];
 
 /// What stands around an Envoy that loads a shipped file.
@@ -526,7 +600,8 @@ impl Around {
             let identity = self.site.device_ca.issue(&Spec::device(serial))?;
             client(Some(&identity))
         };
-        let ask = HINTS.iter().fold(reading("SN-A"), |ask, name| {
+        let hints = HINTS.iter().chain(&RESERVED);
+        let ask = hints.clone().fold(reading("SN-A"), |ask, name| {
             ask.header(name, "victim.example")
         });
         let answer = device("SN-A")?.send(&ask).await?;
@@ -536,12 +611,28 @@ impl Around {
             .map(|tag| saw.one(&format!("x-medbind-{tag}")));
         let wanted = ["acme:SN-A", ACCOUNT, CLASS, "1", "phi"].map(Some);
         ensure!(tags == wanted, "the upstream saw {tags:?}");
+        let believed = |fields: &[(String, String)]| {
+            let forged = fields.iter().filter(|(_, value)| value == "victim.example");
+            forged.map(|(name, _)| name.clone()).collect::<Vec<_>>()
+        };
+        let seen = believed(&saw.headers);
+        ensure!(seen.is_empty(), "the upstream saw {seen:?}");
         let forwarded = saw.all("x-forwarded-client-cert");
         ensure!(forwarded.is_empty(), "the upstream saw {forwarded:?}");
-        for name in HINTS {
-            let hint = saw.all(name);
-            ensure!(hint.is_empty(), "the upstream saw {name}: {hint:?}");
-        }
+        let ask = hints.fold(reading("SN-A"), |ask, name| {
+            ask.trailer(name, "victim.example")
+        });
+        let ask = ask.trailer("x-checksum", "1");
+        let second = device("SN-A")?.with_protocol(Protocol::Http2);
+        let answer = second.send(&ask).await?;
+        is_served(&answer)?;
+        let saw = answer.saw().context("the upstream did not see it")?;
+        let trailers = [("x-checksum".to_owned(), "1".to_owned())];
+        ensure!(
+            saw.trailers == trailers,
+            "the upstream saw the trailers {:?}",
+            saw.trailers
+        );
         let revoked = device("SN-REVOKED")?.send(&reading("SN-REVOKED")).await?;
         is_code(&revoked, DenyCode::BindingRevoked)?;
 

@@ -349,6 +349,14 @@ fn forged_tags() -> Vec<Scenario> {
         )
         .header("x-medbind-assertion", "yes")
         .header("x-medbind-role", "admin"),
+        scenario("what is called as medbind itself is taken away", "SN-A")
+            .header("x-medbind", "acme:SN-B"),
+        scenario(
+            "what is called as medbind itself is taken away, with capitals and underscores",
+            "SN-A",
+        )
+        .on(Open)
+        .header("X_Medbind", "acme:SN-B"),
         scenario("a tag forged twice is replaced by one", "SN-A")
             .header("x-medbind-account", "acc-8")
             .header("x-medbind-account", "acc-9"),
@@ -411,6 +419,31 @@ fn forged_tags() -> Vec<Scenario> {
             .hides("x-original-url")
             .hides("x-rewrite-url")
             .hides("x-http-method-override"),
+        scenario(
+            "what names another path, method or certificate is taken away by the guard alone",
+            "SN-A",
+        )
+        .on(Open)
+        .header("X-Original-URI", "/admin")
+        .header("x_forwarded_path", "/admin")
+        .header("x-forwarded-method", "DELETE")
+        .header("X_SSL_Client_S_DN", "serialNumber=SN-B")
+        .header("ssl-client-verify", "SUCCESS")
+        .hides("x-original-uri")
+        .hides("x_forwarded_path")
+        .hides("x-forwarded-method")
+        .hides("x_ssl_client_s_dn")
+        .hides("ssl-client-verify"),
+        scenario(
+            "what names another path or certificate is taken away as a trailer too",
+            "SN-A",
+        )
+        .on(Open)
+        .over(Face::Http2)
+        .trailer("x-forwarded-uri", "/admin")
+        .trailer("x_client_cert", "serialNumber=SN-B")
+        .hides("x-forwarded-uri")
+        .hides("x_client_cert"),
     ]
 }
 
