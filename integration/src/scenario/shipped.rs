@@ -590,7 +590,13 @@ impl Around {
         ready(&mut envoy).await?;
         let (alive, _) = get(envoy.listener("probes")?, "/live").await?;
         ensure!(alive == 200, "/live answers {alive}");
-        self.serves(envoy.listener("edge")?, variant.then).await
+        self.serves(envoy.listener("edge")?, variant.then).await?;
+        if variant.then == Then::RefusesInTheHandshake {
+            let counter = "envoy_listener_ssl_fail_verify_no_cert";
+            let count = envoy.metric(counter, &[]).await?;
+            ensure!(count > 0.5, "{counter} is {count}");
+        }
+        Ok(())
     }
 
     /// What the device service behind it sees, and what it does not.
