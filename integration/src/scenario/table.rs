@@ -14,6 +14,7 @@ pub fn table() -> Vec<Scenario> {
     rows.extend(denies());
     rows.extend(places());
     rows.extend(forged_tags());
+    rows.extend(overrides());
     rows.extend(forged_certificates());
     rows.extend(hostile_paths());
     rows.extend(paths_of_frames());
@@ -371,6 +372,13 @@ fn forged_tags() -> Vec<Scenario> {
         .header("x_medbind_account", "acc-9")
         .expect(Expect::NotByEnvoy),
         scenario(
+            "a tag forged with underscores is refused by the shipped listener, over HTTP/2",
+            "SN-A",
+        )
+        .over(Face::Frames)
+        .header("x_medbind_account", "acc-9")
+        .expect(Expect::NotByEnvoy),
+        scenario(
             "a tag forged with underscores is taken away by the guard",
             "SN-A",
         )
@@ -412,6 +420,13 @@ fn forged_tags() -> Vec<Scenario> {
             "x-medbind-principal".to_owned(),
             "anyone".to_owned(),
         )]),
+    ]
+}
+
+/// What names another path, method or certificate than those that are decided about.
+fn overrides() -> Vec<Scenario> {
+    use Listener::Open;
+    vec![
         scenario("what rewrites paths behind the guard is taken away", "SN-A")
             .header("x-original-url", "/v1/devices/acme:SN-B/readings")
             .header("x-rewrite-url", "/admin")
