@@ -18,6 +18,7 @@ use medbind_registry::pki::{CERTIFICATE_FILE, KEY_FILE};
 use rcgen::{KeyPair, PublicKeyData as _};
 use serde::Deserialize;
 
+use crate::begun::Begun;
 use crate::failure::Failure;
 use crate::files::{self, Replacement};
 use crate::label::SECRET_HEADING;
@@ -79,7 +80,17 @@ pub fn go_on(
     }
     let enrol = enrol_lines(&plan.args.out, devices, &standing)?;
     let secrets = match &plan.args.secrets {
-        Some(path) => Some(SecretRows::read(path, devices, &standing)?),
+        Some(path) => {
+            let begun = Begun::all(&plan.args.out)?;
+            let not_here: HashSet<&str> = devices
+                .iter()
+                .filter(|device| !begun.iter().any(|begun| begun.holds(device.id.serial())))
+                .map(|device| device.id.as_str())
+                .collect();
+            let secrets = SecretRows::read(path, devices, &standing)?;
+            secrets.refuse_others(&not_here, &standing, &plan.args.out)?;
+            Some(secrets)
+        }
         None => None,
     };
 
@@ -366,6 +377,41 @@ impl SecretRows {
             anew,
             taken_out,
         })
+    }
+
+    /// A valid secret of a device that was never begun here is of one that was made elsewhere.
+    fn refuse_others(
+        &self,
+        not_here: &HashSet<&str>,
+        standing: &Standing,
+        out: &Path,
+    ) -> Result<(), Failure> {
+        let elsewhere: Vec<String> = self
+            .taken_out
+            .iter()
+            .filter_map(
+                |row| match row.trim_end().split(',').collect::<Vec<_>>()[..] {
+                    [device, _, secret] if secret.parse::<ClaimSecret>().is_ok() => Some(device),
+                    _ => None,
+                },
+            )
+            .filter(|device| not_here.contains(device))
+            .filter(|device| matches!(standing.get(*device), Some(There::Nothing)))
+            .map(str::to_owned)
+            .collect();
+        if elsewhere.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::refused(format_args!(
+            "{} holds the claim secret of {}, and no batch of it was begun in {}",
+            self.path.display(),
+            some(&elsewhere),
+            out.display()
+        ))
+        .next(
+            "name the --out that the batch was begun with; to have the devices made anew name \
+             another --secrets file",
+        ))
     }
 
     /// Nothing that may be a secret is thrown away.

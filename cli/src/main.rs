@@ -10,6 +10,7 @@
 mod args;
 mod backup;
 mod batch;
+mod begun;
 mod ca;
 mod check;
 mod client;

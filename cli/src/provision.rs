@@ -23,6 +23,7 @@ use serde_json::json;
 
 use crate::args::{Global, KeyType, Provision, YesNo};
 use crate::batch::{self, Enrolled};
+use crate::begun::Begun;
 use crate::ca::{self, DeviceCa};
 use crate::failure::{Failure, Outcome};
 use crate::label::Label;
@@ -239,6 +240,7 @@ impl Plan<'_> {
             refuse_what_is_there(devices, self.args)?;
             HashMap::new()
         };
+        let begun = self.note_begun(devices)?;
         let mut ledgers = Ledgers::open(self.args)?;
         let mut since = 0;
         for device in devices {
@@ -256,7 +258,35 @@ impl Plan<'_> {
             bar.inc(1);
         }
         workshop.sync()?;
+        if let Some(begun) = begun {
+            self.note_ended(begun)?;
+        }
         Ok(there.len())
+    }
+
+    /// Notes down which secrets may come to stand in the file of --secrets without their devices.
+    fn note_begun(&self, devices: &[Device]) -> Result<Option<Begun>, Failure> {
+        let (Some(first), Some(last)) = (devices.first(), devices.last()) else {
+            return Ok(None);
+        };
+        let noted = self
+            .args
+            .secrets
+            .is_some()
+            .then(|| Begun::note(&self.args.out, first.id.serial(), last.id.serial()));
+        noted.transpose()
+    }
+
+    fn note_ended(&self, begun: Begun) -> Result<(), Failure> {
+        // Who goes on with a batch is alone: all that it went on with has ended.
+        if self.args.go_on {
+            for other in Begun::all(&self.args.out)? {
+                if begun.holds_all_of(&other) {
+                    other.end()?;
+                }
+            }
+        }
+        begun.end()
     }
 
     /// Makes one. The order matters to who goes on with a batch that was interrupted: the secret

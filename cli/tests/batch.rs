@@ -105,7 +105,9 @@ fn all_is_there(desk: &Desk) {
     }
     let there = fs::read_dir(desk.path("devices")).unwrap();
     let there = there.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let making: Vec<String> = there.filter(|name| name.contains("+making")).collect();
+    let making: Vec<String> = there
+        .filter(|name| name.contains("+making") || name.contains("+begun"))
+        .collect();
     assert_eq!(making, [""; 0]);
 }
 
@@ -207,6 +209,7 @@ fn each_way_to_stop_is_mended() {
 
     // The secret is written, the device is not; its line of enrol is neither.
     remove("SN0120");
+    desk.write("devices/+begun+SN0001+SN0120", "");
     desk.write("devices/enrol.ndjson", without(&enrol, "SN0120"));
     // What it was at stands half.
     desk.write("devices/+making/x/key.pem", "half");
@@ -245,6 +248,8 @@ fn each_way_to_stop_is_mended() {
         all_is_there(&desk);
         assert_eq!(desk.read("devices/enrol.ndjson"), enrol);
     }
+
+    assert!(!desk.path("devices/+begun+SN0001+SN0120").exists());
 
     // Half of a secret's line, of a device that was not made.
     remove("SN0120");
@@ -393,6 +398,31 @@ fn a_disk_that_is_full_stops_a_batch_that_goes_on_once_there_is_room() {
         desk.read("devices/enrol.ndjson").ends_with('\n'),
         "no half line"
     );
+    run(&desk, &["--continue"]).ended_with(0);
+    all_is_there(&desk);
+}
+
+#[test]
+fn a_batch_that_goes_on_elsewhere_drops_no_secret_and_makes_nothing_twice() {
+    let desk = Desk::with_ca(&[]);
+    run(&desk, &[]).ended_with(0);
+    let secrets = desk.read("secrets.csv");
+    // Other devices were made there, and a batch of others was interrupted.
+    let other = "provision --ca ca --class cgm --from SN0900 --count 2 --out other";
+    desk.run(&words(other)).ended_with(0);
+    desk.write("other/+begun+SN0121+SN0130", "");
+    for out in ["new", "other"] {
+        let ran = run(&desk, &["--continue", "--out", out]).ended_with(1);
+        for told in [
+            "secrets.csv holds the claim secret of acme:SN0001",
+            "next: name the --out",
+        ] {
+            assert!(ran.err.contains(told), "{told} in {}", ran.err);
+        }
+        assert_eq!(desk.read("secrets.csv"), secrets);
+        assert!(!desk.path("secrets.csv.taken-out").exists());
+        assert!(!desk.path(&format!("{out}/SN0001")).exists());
+    }
     run(&desk, &["--continue"]).ended_with(0);
     all_is_there(&desk);
 }
