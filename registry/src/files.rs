@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Permissions};
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{
     DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
 };
@@ -94,25 +94,38 @@ pub fn write_new_directory(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), Pk
     sync_directory(parent)
 }
 
-/// Replaces files of `dir` one after the other, each as a whole, with mode 0600, and the owner of
-/// the one that was there. Answers what there is to warn of.
+/// Replaces files of `dir`, with mode 0600, and the owner of the ones that were there. All of them
+/// are on the disk beside the old ones first, and then take their places one right after the other:
+/// a disk that is full leaves the old ones. Who replaces some meanwhile waits, so that a key and its
+/// certificate are those of one renewal. Answers what there is to warn of.
 pub fn replace_files(dir: &Path, files: &[(&str, &[u8])]) -> Result<Vec<String>, PkiError> {
+    let failed = |path: &Path, source| PkiError::File {
+        doing: "write",
+        path: path.to_owned(),
+        source,
+    };
+    let directory = File::open(dir).map_err(|source| failed(dir, source))?;
+    // Some file systems offer no locks. It ends with the value.
+    let _ = directory.lock();
     let mut warnings = Vec::new();
+    let mut written = Vec::with_capacity(files.len());
     for (name, octets) in files {
         let path = dir.join(name);
-        let failed = |source| PkiError::File {
-            doing: "write",
-            path: path.clone(),
-            source,
-        };
+        let failed = |source| failed(&path, source);
         let prefix = with_dot(&path);
         let mut half_written = beside(&prefix, 0o600).tempfile_in(dir).map_err(failed)?;
         half_written.write_all(octets).map_err(failed)?;
         warnings.extend(keep_owner(&path, half_written.as_file()));
         half_written.as_file().sync_all().map_err(failed)?;
+        if path.is_dir() {
+            return Err(failed(ErrorKind::IsADirectory.into()));
+        }
+        written.push((path, half_written));
+    }
+    for (path, half_written) in written {
         half_written
             .persist(&path)
-            .map_err(|error| failed(error.error))?;
+            .map_err(|error| failed(&path, error.error))?;
     }
     sync_directory(dir)?;
     Ok(warnings)
@@ -220,5 +233,37 @@ mod tests {
         assert_eq!(mode(&key), 0o600);
         assert_eq!(fs::read(&new).unwrap(), b"somebody's");
         assert_eq!(below(scratch.path()), [key, new]);
+    }
+    #[test]
+    fn files_that_are_replaced_together_stay_together_whoever_else_is_at_it() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path();
+        std::thread::scope(|scope| {
+            for who in 0..4_u8 {
+                scope.spawn(move || {
+                    for _ in 0..20 {
+                        let octets = [who];
+                        let pair = [("key.pem", &octets[..]), ("cert.pem", &octets[..])];
+                        replace_files(dir, &pair).unwrap();
+                        let lock = File::open(dir).unwrap();
+                        lock.lock().unwrap();
+                        let [key, certificate] =
+                            ["key.pem", "cert.pem"].map(|name| fs::read(dir.join(name)).unwrap());
+                        assert_eq!(key, certificate);
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn where_one_of_several_files_cannot_be_written_none_is_replaced() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path();
+        fs::write(dir.join("key.pem"), "old").unwrap();
+        fs::create_dir(dir.join("cert.pem")).unwrap();
+        assert!(replace_files(dir, &[("key.pem", b"new"), ("cert.pem", b"new")]).is_err());
+        assert_eq!(fs::read(dir.join("key.pem")).unwrap(), b"old");
+        assert_eq!(below(dir), [dir.join("cert.pem"), dir.join("key.pem")]);
     }
 }
