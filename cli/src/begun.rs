@@ -4,20 +4,21 @@
 //! made in another directory. A note says which: an empty file for each batch that is at work, or
 //! was interrupted.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::failure::Failure;
 
-/// How the name of a note begins; the serials of the first and the last device follow. No device's
-/// serial holds a `+`.
+/// How the name of a note begins; the serials of the first and the last device follow, and what
+/// makes it one run's own. No device's serial holds a `+`.
 const BEGUN: &str = "+begun";
 
 /// The note of one batch.
 #[derive(Debug)]
 pub struct Begun {
-    out: PathBuf,
+    path: PathBuf,
     first: String,
     last: String,
 }
@@ -25,16 +26,20 @@ pub struct Begun {
 impl Begun {
     /// Notes it down: it is on the disk before the first secret is.
     pub fn note(out: &Path, first: &str, last: &str) -> Result<Self, Failure> {
-        let begun = Self {
-            out: out.to_owned(),
+        let failed = |error| Failure::unwritable(out, &error);
+        let (_, path) = tempfile::Builder::new()
+            .prefix(&format!("{BEGUN}+{first}+{last}+"))
+            .tempfile_in(out)
+            .and_then(|note| Ok(note.keep()?))
+            .map_err(failed)?;
+        File::open(out)
+            .and_then(|out| out.sync_all())
+            .map_err(failed)?;
+        Ok(Self {
+            path,
             first: first.to_owned(),
             last: last.to_owned(),
-        };
-        let path = begun.path();
-        File::create(&path)
-            .and_then(|_| File::open(out)?.sync_all())
-            .map_err(|error| Failure::unwritable(&path, &error))?;
-        Ok(begun)
+        })
     }
 
     /// What was noted down in a directory.
@@ -42,17 +47,16 @@ impl Begun {
         let failed = |error| Failure::unreadable(out, &error);
         let mut all = Vec::new();
         for entry in fs::read_dir(out).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            let Some(name) = name.to_str() else { continue };
-            let serials = name.strip_prefix(BEGUN).and_then(|rest| {
-                let (first, last) = rest.strip_prefix('+')?.split_once('+')?;
-                Some((first.to_owned(), last.to_owned()))
-            });
-            if let Some((first, last)) = serials {
+            let path = entry.map_err(failed)?.path();
+            let name = path.file_name().and_then(OsStr::to_str);
+            let mut parts = name.unwrap_or_default().split('+').skip(1);
+            if let (Some("begun"), Some(first), Some(last)) =
+                (parts.next(), parts.next(), parts.next())
+            {
                 all.push(Self {
-                    out: out.to_owned(),
-                    first,
-                    last,
+                    first: first.to_owned(),
+                    last: last.to_owned(),
+                    path,
                 });
             }
         }
@@ -79,20 +83,14 @@ impl Begun {
         self.holds(&other.first) && self.holds(&other.last)
     }
 
-    /// Takes the note away: the batch has ended, and is on the disk.
+    /// Takes the note away: the batch has ended and is on the disk, or no secret of it was written.
     pub fn end(self) -> Result<(), Failure> {
-        let path = self.path();
-        match fs::remove_file(&path) {
+        match fs::remove_file(&self.path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(Failure::unwritable(&path, &error))
+                Err(Failure::unwritable(&self.path, &error))
             }
             Ok(()) | Err(_) => Ok(()),
         }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.out
-            .join(format!("{BEGUN}+{}+{}", self.first, self.last))
     }
 }
 

@@ -1,7 +1,8 @@
 //! What is written down of each device that is made? A line in a private file, whole or not at all.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,11 @@ pub struct Ledger {
     is_file: bool,
     /// Whether the file has been looked at.
     begun: bool,
+    /// How far it has been read, and the devices whose lines stand there.
+    read_to: u64,
+    there: HashSet<Vec<u8>>,
+    /// Whether a line was added.
+    has_added: bool,
 }
 
 impl Ledger {
@@ -35,6 +41,9 @@ impl Ledger {
             file,
             is_file,
             begun: false,
+            read_to: 0,
+            there: HashSet::new(),
+            has_added: false,
         };
         ledger.alone(|_| Ok(()))?;
         Ok(ledger)
@@ -77,14 +86,52 @@ impl Ledger {
         self.alone(|ledger| ledger.write(line))
     }
 
-    /// Adds a line that must not be lost: it is on the disk before this ends.
-    pub fn append_for_good(&mut self, line: &str) -> Result<(), Failure> {
-        self.append(line)?;
+    /// Adds the line of a device, which must not be lost: it is on the disk before this ends. Where
+    /// somebody else has written one of the same device meanwhile, nothing is added.
+    pub fn append_once(&mut self, device: &str, line: &str) -> Result<(), Failure> {
+        self.alone(|ledger| {
+            ledger.refuse_another_of(device)?;
+            ledger.has_added = true;
+            ledger.write(line)
+        })?;
         // Whoever has replaced the file since has taken the line over, and forced it to the disk.
         match self.file.sync_data() {
             Err(error) if self.is_file => Err(Failure::unwritable(&self.path, &error)),
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+
+    /// Whether it may hold a line that was added here.
+    pub fn has_added(&self) -> bool {
+        self.has_added
+    }
+
+    /// Looks through what was written since this was looked at last.
+    fn refuse_another_of(&mut self, device: &str) -> Result<(), Failure> {
+        if !self.is_file {
+            // A pipe is read by somebody else.
+            return Ok(());
+        }
+        let failed = |error| Failure::unreadable(&self.path, &error);
+        let mut since = Vec::new();
+        (&self.file)
+            .seek(SeekFrom::Start(self.read_to))
+            .and_then(|_| (&self.file).read_to_end(&mut since))
+            .map_err(failed)?;
+        for line in since.split_inclusive(|octet| *octet == b'\n') {
+            let device = line.split(|octet| *octet == b',').next();
+            self.there.insert(device.unwrap_or_default().to_vec());
+        }
+        let read = u64::try_from(since.len()).unwrap_or(u64::MAX);
+        self.read_to = self.read_to.saturating_add(read);
+        if !self.there.contains(device.as_bytes()) {
+            return Ok(());
+        }
+        Err(Failure::refused(format_args!(
+            "{} has a secret of {device} already: another `medbind provision` made it meanwhile",
+            self.path.display()
+        ))
+        .next("use what the other has made; for further devices choose other serials"))
     }
 
     fn write(&self, line: &str) -> Result<(), Failure> {
@@ -100,7 +147,7 @@ impl Ledger {
     }
 
     /// Several may write into one file: one at a time. Some file systems offer no locks.
-    fn alone(&mut self, work: impl Fn(&Self) -> Result<(), Failure>) -> Result<(), Failure> {
+    fn alone(&mut self, work: impl Fn(&mut Self) -> Result<(), Failure>) -> Result<(), Failure> {
         for _ in 0..MAX_REPLACED {
             let locked = self.file.lock().is_ok();
             let stands = !self.is_file || stands_at(&self.file, &self.path);
@@ -119,6 +166,7 @@ impl Ledger {
             }
             (self.file, self.is_file) = open(&self.path)?;
             self.begun = false;
+            self.read_to = 0;
         }
         Err(replaced_too_often(&self.path))
     }
@@ -231,7 +279,7 @@ mod tests {
         ledger.append("1,2\n").unwrap();
         Ledger::open(&path, "a,b\n")
             .unwrap()
-            .append_for_good("3,4\n")
+            .append_once("3", "3,4\n")
             .unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "a,b\n1,2\n3,4\n");
         let mode = fs::metadata(&path).unwrap().permissions().mode();
@@ -259,7 +307,7 @@ mod tests {
         let mut anew = Replacement::of(&path).unwrap();
         anew.write(b"a,b\n1,2\n").unwrap();
         anew.take_place().unwrap();
-        ledger.append_for_good("3,4\n").unwrap();
+        ledger.append_once("3", "3,4\n").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "a,b\n1,2\n3,4\n");
 
         // Was it moved away, there is a new one, whole and private.

@@ -240,14 +240,35 @@ impl Plan<'_> {
             refuse_what_is_there(devices, self.args)?;
             HashMap::new()
         };
-        let begun = self.note_begun(devices)?;
         let mut ledgers = Ledgers::open(self.args)?;
+        let begun = self.note_begun(devices)?;
+        let made = self.make_others(devices, &there, workshop, &mut ledgers, global, bar);
+        let secrets = ledgers.secrets.as_ref();
+        match begun {
+            Some(begun) if made.is_ok() => self.note_ended(begun)?,
+            // Of what is in the file of --secrets nothing was begun here.
+            Some(begun) if !secrets.is_some_and(Ledger::has_added) => begun.end()?,
+            Some(_) | None => {}
+        }
+        made.map(|()| there.len())
+    }
+
+    /// Makes those that are not there.
+    fn make_others(
+        &self,
+        devices: &[Device],
+        there: &HashMap<String, Enrolled>,
+        workshop: &Workshop,
+        ledgers: &mut Ledgers,
+        global: &Global,
+        bar: &ProgressBar,
+    ) -> Result<(), Failure> {
         let mut since = 0;
         for device in devices {
             if let Some(enrolled) = there.get(device.id.as_str()) {
                 self.tell_kept(device, enrolled, global);
             } else {
-                let made = self.make(device, workshop, &mut ledgers)?;
+                let made = self.make(device, workshop, ledgers)?;
                 self.tell(&made, devices.len(), global, bar);
                 since += 1;
             }
@@ -257,11 +278,7 @@ impl Plan<'_> {
             }
             bar.inc(1);
         }
-        workshop.sync()?;
-        if let Some(begun) = begun {
-            self.note_ended(begun)?;
-        }
-        Ok(there.len())
+        workshop.sync()
     }
 
     /// Notes down which secrets may come to stand in the file of --secrets without their devices.
@@ -311,9 +328,14 @@ impl Plan<'_> {
         if let Some(key) = key {
             files.push((KEY_FILE, key.into_bytes()));
         }
+        let _turn = workshop.turn()?;
+        if device.dir.exists() {
+            return Err(made_meanwhile(device));
+        }
         if let Some(secrets) = &mut ledgers.secrets {
             let Claimable { code, secret, .. } = &claim;
-            secrets.append_for_good(&format!("{},{code},{}\n", device.id, secret.reveal()))?;
+            let row = format!("{},{code},{}\n", device.id, secret.reveal());
+            secrets.append_once(device.id.as_str(), &row)?;
         }
         workshop.place(&device.dir, &files)?;
         ledgers.enrol.append(&line)?;
@@ -566,6 +588,15 @@ fn refuse_what_is_there(devices: &[Device], args: &Provision) -> Result<(), Fail
         failure
             .next("for a new certificate of the same device add --renew, else choose another --out")
     })
+}
+
+/// Who is the second makes nothing, and writes no secret.
+fn made_meanwhile(device: &Device) -> Failure {
+    Failure::refused(format_args!(
+        "{} was made meanwhile by another `medbind provision`, and keys are never overwritten",
+        device.dir.display()
+    ))
+    .next("use what the other has made; for further devices choose other serials")
 }
 
 /// A device that stood twice in the file of --secrets would be claimed with the wrong one.

@@ -76,6 +76,16 @@ impl Workshop {
         Ok(())
     }
 
+    /// Waits for one's turn among those who make devices here: between a look at what is there and
+    /// the device in its place nobody else makes it. It ends with the value.
+    pub fn turn(&self) -> Result<Turn, Failure> {
+        let failed = |error| Failure::unwritable(&self.place.making, &error);
+        let making = File::open(&self.place.making).map_err(failed)?;
+        // Some file systems offer no locks.
+        let _ = making.lock();
+        Ok(Turn(making))
+    }
+
     /// Forces all that was made to the disk.
     pub fn sync(&self) -> Result<(), Failure> {
         rustix::fs::syncfs(&self.directory)
@@ -101,6 +111,10 @@ impl Workshop {
         Ok(free)
     }
 }
+
+/// The turn to make a device, for as long as this value lives.
+#[derive(Debug)]
+pub struct Turn(#[expect(dead_code, reason = "it holds the lock")] File);
 
 /// Where one process makes devices. Its lock says that somebody is at work there.
 #[derive(Debug)]

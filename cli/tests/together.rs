@@ -110,3 +110,54 @@ fn who_ends_in_a_directory_leaves_others_at_work_there() {
     let lines = desk.read("devices/enrol.ndjson");
     assert_eq!(lines.lines().count(), made.len());
 }
+
+#[test]
+fn of_two_that_make_the_same_devices_one_fails_and_every_secret_is_of_a_device() {
+    for (which, outs) in [["one", "one"], ["one", "other"]].iter().enumerate() {
+        let desk = Desk::with_ca(&[]);
+        let all = "provision --ca ca --class cgm --portal https://portal.example --json \
+                   --secret-on-label no --secrets secrets.csv --from SN0001 --count 60";
+        let begun: Vec<_> = outs
+            .iter()
+            .map(|out| {
+                let line = format!("{all} --out {out}");
+                let mut run = desk.command(&words(&line));
+                run.stdout(Stdio::null()).stderr(Stdio::piped());
+                run.spawn().unwrap()
+            })
+            .collect();
+        let ended: Vec<_> = begun
+            .into_iter()
+            .map(|run| run.wait_with_output().unwrap())
+            .collect();
+        assert!(
+            ended.iter().any(|run| !run.status.success()),
+            "{which}: both made them"
+        );
+        for run in ended.iter().filter(|run| !run.status.success()) {
+            let said = String::from_utf8_lossy(&run.stderr);
+            assert!(
+                said.contains("already") || said.contains("meanwhile"),
+                "{said}"
+            );
+            assert_eq!(run.status.code(), Some(1), "{said}");
+        }
+        let mut made = devices(&desk, "one");
+        if outs[1] != "one" {
+            for (device, line) in devices(&desk, "other") {
+                assert!(made.insert(device, line).is_none(), "made twice");
+            }
+        }
+        let rows = desk.read("secrets.csv");
+        for row in rows.lines().skip(1) {
+            let [device, code, secret] = row.split(',').collect::<Vec<_>>()[..] else {
+                panic!("{row}");
+            };
+            let line = made.remove(device).unwrap_or_else(|| panic!("{row}"));
+            assert_eq!(line["code"], code);
+            let hash: ClaimSecretHash = line["secret_hash"].as_str().unwrap().parse().unwrap();
+            assert_eq!(secret.parse::<ClaimSecret>().unwrap().hash(), hash);
+        }
+        assert!(made.is_empty(), "without their secrets: {:?}", made.keys());
+    }
+}
