@@ -180,7 +180,16 @@ impl Registry {
             }
             _ => "see the log of `medbind serve`",
         };
-        let failure = Failure::refused(what).code(code).retry_after(wait);
+        // Busy, stopping and full are answered before anything is done.
+        let in_doubt = match number {
+            503 | 507 => code.is_none(),
+            408 | 500.. => true,
+            _ => false,
+        };
+        let failure = Failure::refused(what)
+            .code(code)
+            .retry_after(wait)
+            .perhaps_done(in_doubt);
         match wait {
             Some(seconds) => {
                 let wait = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
@@ -219,6 +228,7 @@ impl Registry {
             self.base
         ))
         .next("are registry and command of the same version?")
+        .perhaps_done(true)
     }
 
     /// The registry says itself why it stopped in the middle of an import.
@@ -247,7 +257,7 @@ impl Registry {
         } else {
             format!("cannot connect to {}: {why}", self.base)
         };
-        let failure = Failure::refused(what);
+        let failure = Failure::refused(what).perhaps_done(connected && !its_certificate && !alert);
         if why.contains("certificate expired") {
             failure.next(
                 "is this machine's clock right? If it is, the registry's certificate has ended, and \

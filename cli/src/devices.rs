@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use medbind_core::certificate::PeerCertificate;
 use medbind_core::claim::ClaimSecret;
+use medbind_core::identity::DeviceId;
 use medbind_core::time::Timestamp;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -65,12 +66,24 @@ pub async fn resume(args: &Change, global: &Global) -> Outcome {
 
 /// `medbind release`.
 pub async fn release(args: &Change, global: &Global) -> Outcome {
-    change(args, global, "release", "released").await
+    let released = change(args, global, "release", "released").await;
+    released.map_err(|failure| secret_lost(failure, &args.device))
 }
 
 /// `medbind new-secret`.
 pub async fn new_secret(args: &Change, global: &Global) -> Outcome {
-    change(args, global, "secret", "made a new secret for").await
+    let made = change(args, global, "secret", "made a new secret for").await;
+    made.map_err(|failure| secret_lost(failure, &args.device))
+}
+
+/// A change that may have been made all the same has had its claim secret in the answer.
+fn secret_lost(failure: Failure, device: &DeviceId) -> Failure {
+    if !failure.may_be_done() {
+        return failure;
+    }
+    failure.and_next(format_args!(
+        "where it was, its new claim secret is lost: medbind new-secret {device} makes another"
+    ))
 }
 
 /// `medbind expire`.
@@ -141,10 +154,19 @@ pub async fn pin(args: &PinArgs, global: &Global) -> Outcome {
 }
 
 fn show_change(global: &Global, done: &str, record: &Value) {
-    if global.json {
-        output::json(record);
-        return;
+    let text = if global.json {
+        format!("{record}\n")
+    } else {
+        change_in_words(done, record)
+    };
+    if record["claim_secret"].is_null() {
+        output::text(&text);
+    } else {
+        output::text_with_secret(&text, &cell(record, "device"));
     }
+}
+
+fn change_in_words(done: &str, record: &Value) -> String {
     let green = output::GREEN;
     let mut text = format!("{green}{done}{green:#} {}", cell(record, "device"));
     if let Some(account) = record["account"].as_str() {
@@ -169,7 +191,7 @@ fn show_change(global: &Global, done: &str, record: &Value) {
             "  new claim secret  {bold}{secret}{bold:#}  {dim}(shown once){dim:#}\n"
         );
     }
-    output::text(&text);
+    text
 }
 
 /// A field as text: a dash where it is missing or null.

@@ -35,6 +35,7 @@ pub struct Failure {
     next: Option<String>,
     code: Option<String>,
     retry_after: Option<u64>,
+    may_be_done: bool,
 }
 
 /// What a command answers with: the exit status, or why it failed.
@@ -80,6 +81,7 @@ impl Failure {
             next: None,
             code: None,
             retry_after: None,
+            may_be_done: false,
         }
     }
 
@@ -121,6 +123,20 @@ impl Failure {
     pub fn retry_after(mut self, seconds: Option<u64>) -> Self {
         self.retry_after = seconds;
         self
+    }
+
+    /// With the doubt that what was asked for was done all the same.
+    #[must_use]
+    pub fn perhaps_done(self, may_be_done: bool) -> Self {
+        Self {
+            may_be_done,
+            ..self
+        }
+    }
+
+    /// Whether what was asked for may have been done all the same.
+    pub fn may_be_done(&self) -> bool {
+        self.may_be_done
     }
 
     /// The same, where it keeps a question from being answered: 2, not 1.

@@ -31,6 +31,19 @@ pub(crate) use put;
 /// Why standard output takes no more.
 static LOST: OnceLock<std::io::Error> = OnceLock::new();
 
+/// Of which device the claim secret was in an answer that could not be written.
+static SECRET_LOST: OnceLock<String> = OnceLock::new();
+
+/// Writes text with the only copy of a device's claim secret in it: that it was lost is told even
+/// where the reader has gone away.
+pub fn text_with_secret(text: &str, device: &str) {
+    octets(text.as_bytes());
+    if LOST.get().is_some() {
+        // The first one stands.
+        let _ = SECRET_LOST.set(device.to_owned());
+    }
+}
+
 /// Writes text to standard output. Once that takes no more (its reader has gone away, its disk is
 /// full) nothing is written, and the command goes on: what it does, and the status that it ends
 /// with, are the same whoever reads.
@@ -51,8 +64,20 @@ pub fn octets(octets: &[u8]) {
 }
 
 /// What there is to say of an answer that could not be written. A reader that has gone away has
-/// read what it wanted.
+/// read what it wanted, unless it was to read a secret.
 pub fn unwritten() -> Option<Failure> {
+    if let (Some(error), Some(device)) = (LOST.get(), SECRET_LOST.get()) {
+        return Some(
+            Failure::refused(format_args!(
+                "cannot write the answer: {error}; the claim secret of {device} was in it, is shown \
+                 once, and is lost"
+            ))
+            .next(format_args!(
+                "make another: medbind new-secret {device} (where it is not enrolled yet: medbind \
+                 enrol its device.json first)"
+            )),
+        );
+    }
     let error = LOST
         .get()
         .filter(|error| error.kind() != ErrorKind::BrokenPipe)?;

@@ -352,11 +352,19 @@ impl Plan<'_> {
     }
 
     fn tell(&self, made: &Made, count: usize, global: &Global, bar: &ProgressBar) {
-        if global.json {
-            output::json(&made.to_json(self));
+        let text = if global.json {
+            format!("{}\n", made.to_json(self))
         } else if count == 1 {
             bar.finish_and_clear();
-            output::text(&made.to_text(self));
+            made.to_text(self)
+        } else {
+            return;
+        };
+        let kept = self.args.secrets.is_some() || self.args.secret_on_label == YesNo::Yes;
+        if made.claim.is_some() && !kept {
+            output::text_with_secret(&text, made.device.as_str());
+        } else {
+            output::text(&text);
         }
     }
 

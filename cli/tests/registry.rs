@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Desk, guard_yaml};
+use common::{Desk, guard_yaml, unread};
 use medbind_registry::{Config, Running};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -225,6 +225,73 @@ fn the_end_of_a_binding_is_moved_as_explain_says() {
     ] {
         desk.run(&[&["expire", "acme:SN1"], wrong].concat())
             .ended_with(2);
+    }
+}
+
+#[test]
+fn a_secret_that_nobody_could_read_is_told_to_be_lost() {
+    let day = Day::new();
+    let desk = &day.desk;
+    let (code, secret) = day.device("SN1");
+    day.claim(&code, &secret);
+    let unheard = [
+        &["release", "acme:SN1"][..],
+        &["new-secret", "acme:SN1"],
+        &["new-secret", "acme:SN1", "--json"],
+        &[
+            "provision",
+            "--ca",
+            "ca",
+            "--class",
+            "cgm",
+            "--serial",
+            "SN2",
+        ],
+        &[
+            "provision",
+            "--ca",
+            "ca",
+            "--class",
+            "cgm",
+            "--serial",
+            "SN3",
+            "--json",
+        ],
+    ];
+    for args in unheard {
+        let nowhere = ["--secret-on-label", "no"];
+        let more = &nowhere[..if args[0] == "provision" { 2 } else { 0 }];
+        let full = std::fs::File::create("/dev/full").unwrap();
+        let ended = desk
+            .command(&[args, more].concat())
+            .stdout(if args.contains(&"SN3") {
+                full.into()
+            } else {
+                unread()
+            })
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(1), "{args:?}: {said}");
+        for told in ["shown once, and is lost", "medbind new-secret acme:SN"] {
+            assert!(said.contains(told), "{told} in {said}");
+        }
+    }
+    // What is on the label, or was answered without a secret, is not lost.
+    for args in [
+        &[
+            "provision",
+            "--ca",
+            "ca",
+            "--class",
+            "cgm",
+            "--serial",
+            "SN4",
+        ][..],
+        &["suspend", "acme:SN1"],
+    ] {
+        let ended = desk.command(args).stdout(unread()).output().unwrap();
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     }
 }
 
