@@ -111,13 +111,25 @@ pub(crate) fn open_lock(data_dir: &Path) -> std::io::Result<Option<File>> {
 }
 
 /// The process that holds the lock. The system says whether it does: the number in the file is what
-/// a registry wrote once, and after a crash may be anybody's.
-pub(crate) fn holder(mut lock: &File) -> Option<u32> {
+/// a registry wrote once, and after a crash may be anybody's. One that began on a full disk could
+/// not write it: it is looked for among all.
+pub(crate) fn holder(lock: &File) -> Option<u32> {
+    match number(lock) {
+        Some(process) => holds(process, lock).then_some(process),
+        None => processes().find(|process| holds(*process, lock)),
+    }
+}
+
+fn number(mut lock: &File) -> Option<u32> {
     let mut text = String::new();
     lock.rewind().ok()?;
     lock.read_to_string(&mut text).ok()?;
-    let process = text.trim().parse().ok()?;
-    holds(process, lock).then_some(process)
+    text.trim().parse().ok()
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    all.filter_map(|process| process.file_name().to_str()?.parse().ok())
 }
 
 /// Whether a process has this file open, and a lock on it (proc(5), `/proc/pid/fdinfo`).
@@ -209,9 +221,13 @@ impl Found {
             try_lock(&path, &lock)?;
             lock
         };
-        lock.set_len(0).map_err(failed)?;
-        lock.rewind().map_err(failed)?;
-        writeln!(lock, "{}", std::process::id()).map_err(failed)?;
+        match write_number(&mut lock) {
+            // The lock is what counts, and needs no room: who holds it the system says, too.
+            Err(error) if is_full(&error) => {
+                let _ = lock.set_len(0);
+            }
+            written => written.map_err(failed)?,
+        }
         Ok(DataDir { path, lock })
     }
 }
@@ -224,10 +240,25 @@ impl Drop for DataDir {
     }
 }
 
+fn write_number(lock: &mut File) -> std::io::Result<()> {
+    let line = format!("{}\n", std::process::id());
+    lock.rewind()?;
+    lock.write_all(line.as_bytes())?;
+    lock.set_len(line.len() as u64)
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+    )
+}
+
 fn write_advice(source: &std::io::Error) -> &'static str {
-    match source.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space and start again",
-        _ => "choose another, or make it writable for this user",
+    if is_full(source) {
+        "free some space and start again"
+    } else {
+        "choose another, or make it writable for this user"
     }
 }
 
@@ -295,6 +326,26 @@ mod tests {
         drop(ours);
         stranger.kill().unwrap();
         stranger.wait().unwrap();
+    }
+
+    #[test]
+    fn who_could_not_write_its_number_is_found() {
+        let scratch = tempfile::tempdir().unwrap();
+        let ours = take(scratch.path()).unwrap();
+        ours.lock.set_len(0).unwrap();
+        let other = open_lock(scratch.path()).unwrap().unwrap();
+        assert_eq!(holder(&other), Some(std::process::id()));
+    }
+
+    #[test]
+    fn a_full_disk_keeps_nobody_from_the_lock() {
+        let scratch = tempfile::tempdir().unwrap();
+        let found = Found {
+            path: scratch.path().to_owned(),
+            // Takes a lock, and no octet.
+            lock: Some(File::options().write(true).open("/dev/full").unwrap()),
+        };
+        found.take().unwrap();
     }
 
     #[test]
