@@ -16,7 +16,8 @@ const MAGIC: &[u8] = b"SQLite format 3\0";
 /// The octets of the head up to and with the application's number, which is its end.
 const HEAD_OCTETS: usize = 72;
 
-/// Refuses a database of somebody else's, of a newer version of ours, and what is no database. File
+/// Refuses a database of somebody else's, of a newer version of ours, what is no database, and one
+/// in which what a start reads is damaged. File
 /// and folder are left as they were. (Where changes stand in the log beside the file, `SQLite` makes
 /// an index of it.) A file that is not there is fine, and so is one that holds nothing.
 pub(crate) async fn check(path: &Path) -> Result<(), OpenError> {
@@ -96,16 +97,22 @@ async fn look(path: &Path, alone: bool) -> Result<(), OpenError> {
         return Err(OpenError::NotOurs(path.to_owned()));
     }
     let ours: Vec<i64> = MIGRATIONS.iter().map(|one| one.version).collect();
-    match found
-        .versions
+    let unknown = found
+        .migrations
         .iter()
-        .find(|version| !ours.contains(version))
-    {
-        None => Ok(()),
-        Some(unknown) => Err(OpenError::Newer {
+        .find(|(version, _)| !ours.contains(version));
+    if let Some((unknown, _)) = unknown {
+        return Err(OpenError::Newer {
             path: path.to_owned(),
             migration: *unknown,
             newest: ours.into_iter().max().unwrap_or(0),
+        });
+    }
+    match found.trouble() {
+        None => Ok(()),
+        Some(why) => Err(OpenError::Damaged {
+            path: path.to_owned(),
+            why,
         }),
     }
 }
@@ -114,7 +121,56 @@ struct Seen {
     application: i64,
     /// Besides the one of migrations, which `sqlx` makes first.
     tables: i64,
-    versions: Vec<i64>,
+    /// Which were done, and what they held.
+    migrations: Vec<(i64, Vec<u8>)>,
+    /// The lengths of what a start reads, and how long each must be.
+    lengths: Vec<(&'static str, usize, usize)>,
+}
+
+impl Seen {
+    /// Why it cannot be ours, undamaged.
+    fn trouble(&self) -> Option<String> {
+        let changed = MIGRATIONS.iter().find(|ours| {
+            let mut done = self.migrations.iter();
+            done.any(|(version, sum)| *version == ours.version && **sum != *ours.checksum)
+        });
+        if let Some(changed) = changed {
+            return Some(format!("its migration {} is another one", changed.version));
+        }
+        let mut lengths = self.lengths.iter();
+        let wrong = lengths.find(|(_, is, must)| is != must)?;
+        Some(wrong.0.to_owned())
+    }
+}
+
+/// What a start reads once all migrations are done: where that cannot be read, nothing is touched.
+async fn read_what_a_start_does(
+    connection: &mut SqliteConnection,
+) -> sqlx::Result<Vec<(&'static str, usize, usize)>> {
+    let mut lengths = Vec::new();
+    for (what, must, sql) in [
+        (
+            "the history's name",
+            16,
+            "SELECT feed FROM history WHERE id = 1",
+        ),
+        (
+            "the key for pseudonyms",
+            32,
+            "SELECT key FROM keys WHERE purpose = 'pseudonym' ORDER BY created_at DESC, id DESC",
+        ),
+        (
+            "a chained hash",
+            32,
+            "SELECT hash FROM changes ORDER BY revision DESC LIMIT 1",
+        ),
+    ] {
+        let read: Option<Vec<u8>> = sqlx::query_scalar(sql)
+            .fetch_optional(&mut *connection)
+            .await?;
+        lengths.extend(read.map(|octets| (what, octets.len(), must)));
+    }
+    Ok(lengths)
 }
 
 async fn read(connection: &mut SqliteConnection) -> sqlx::Result<Seen> {
@@ -132,16 +188,26 @@ async fn read(connection: &mut SqliteConnection) -> sqlx::Result<Seen> {
             tables += 1;
         }
     }
-    let versions = if migrated {
-        sqlx::query_scalar("SELECT version FROM _sqlx_migrations ORDER BY version")
-            .fetch_all(connection)
+    let migrations: Vec<(i64, Vec<u8>)> = if migrated {
+        sqlx::query_as("SELECT version, checksum FROM _sqlx_migrations ORDER BY version")
+            .fetch_all(&mut *connection)
             .await?
+    } else {
+        Vec::new()
+    };
+    // Before the last migration a start makes what is missing here.
+    let is_complete = MIGRATIONS
+        .iter()
+        .all(|ours| migrations.iter().any(|(done, _)| *done == ours.version));
+    let lengths = if is_complete && application == i64::from(APPLICATION_ID) {
+        read_what_a_start_does(connection).await?
     } else {
         Vec::new()
     };
     Ok(Seen {
         application,
         tables,
-        versions,
+        migrations,
+        lengths,
     })
 }

@@ -66,7 +66,11 @@ pub enum OpenError {
     )]
     NotOurs(PathBuf),
     /// It is damaged, or was changed by hand.
-    #[error("the database {} is damaged: {why}; restore a backup", path.display())]
+    #[error(
+        "the database {0} is damaged: {why}; restore a backup: move {0} and what begins with its \
+         name away, keep them, and put a file of `medbind backup` in its place",
+        path.display()
+    )]
     Damaged {
         /// The database.
         path: PathBuf,

@@ -144,6 +144,52 @@ async fn a_first_start_that_a_full_disk_ended_goes_on_once_there_is_room() {
     Registry::open(left.path()).await;
 }
 
+#[tokio::test]
+async fn a_database_whose_pages_are_damaged_is_left_alone() {
+    let registry = Registry::new().await;
+    registry.operator().enrol(&[device(1)]).await;
+    let registry = registry.stop().await;
+    // As if this start had certificates to make.
+    std::fs::remove_dir_all(registry.dir.join("server")).unwrap();
+    let database = registry.dir.join(DATABASE_FILE);
+    let whole = std::fs::read(&database).unwrap();
+    for table in ["history", "keys", "changes", "_sqlx_migrations"] {
+        let mut connection = open(&database).await;
+        let page: i64 = sqlx::query_scalar("SELECT rootpage FROM sqlite_schema WHERE name = ?1")
+            .bind(table)
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        let size: i64 = sqlx::query_scalar("PRAGMA page_size")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        connection.close().await.unwrap();
+        let [page, size] = [page, size].map(|number| usize::try_from(number).unwrap());
+        let mut torn = whole.clone();
+        torn[(page - 1) * size..page * size].fill(0xa5);
+        std::fs::write(&database, &torn).unwrap();
+        is_left_alone(&registry.dir, "is damaged").await;
+        is_left_alone(&registry.dir, "put a file of `medbind backup` in its place").await;
+        std::fs::write(&database, &whole).unwrap();
+    }
+    for sql in [
+        "UPDATE history SET feed = x'00'",
+        "UPDATE keys SET key = x'00'",
+        "UPDATE _sqlx_migrations SET checksum = x'00' WHERE version = 1",
+    ] {
+        let mut connection = open(&database).await;
+        let changed = sqlx::query(sql).execute(&mut connection).await;
+        connection.close().await.unwrap();
+        // The database itself may forbid it.
+        if changed.is_ok() {
+            is_left_alone(&registry.dir, "is damaged").await;
+        }
+        std::fs::write(&database, &whole).unwrap();
+    }
+    Registry::open(&registry.dir).await;
+}
+
 /// The newest first page of a log (<https://www.sqlite.org/fileformat.html>, 4.1).
 fn first_page(log: &[u8]) -> &[u8] {
     let size = u32::from_be_bytes(log[8..12].try_into().unwrap()) as usize;
