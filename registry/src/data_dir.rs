@@ -116,7 +116,8 @@ pub(crate) fn open_lock(data_dir: &Path) -> std::io::Result<Option<File>> {
 pub(crate) fn holder(lock: &File) -> Option<u32> {
     match number(lock) {
         Some(process) => holds(process, lock).then_some(process),
-        None => processes().find(|process| holds(*process, lock)),
+        // Nobody else's program that may hold the file for a reason of its own.
+        None => processes().find(|process| is_like_us(*process) && holds(*process, lock)),
     }
 }
 
@@ -125,6 +126,18 @@ fn number(mut lock: &File) -> Option<u32> {
     lock.rewind().ok()?;
     lock.read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
+}
+
+/// Whether a process runs a program of our name.
+fn is_like_us(process: u32) -> bool {
+    let name = |link: String| {
+        let program = fs::read_link(link).ok()?;
+        let name = program.file_name()?.to_str()?;
+        // One that was replaced since it was started (proc(5)).
+        Some(name.trim_end_matches(" (deleted)").to_owned())
+    };
+    let ours = name("/proc/self/exe".to_owned());
+    ours.is_some() && name(format!("/proc/{process}/exe")) == ours
 }
 
 fn processes() -> impl Iterator<Item = u32> {
