@@ -1,5 +1,6 @@
 //! How does an operator keep a copy of what the registry knows?
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use medbind_registry::{BackupError, OpenError};
@@ -24,8 +25,23 @@ pub async fn backup(args: &Backup, global: &Global) -> Outcome {
         BackupError::Damaged(_) => {
             Failure::refused(&error).next("keep the backups that you have, and restore one")
         }
+        BackupError::Write { ref source, .. } => {
+            let failure = Failure::refused(&error);
+            match source.kind() {
+                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => failure.next(
+                    "name a file in a directory that this user may write to, or run it as a user who \
+                     may",
+                ),
+                ErrorKind::NotFound | ErrorKind::NotADirectory => {
+                    failure.next("make the directory first, or name a file in one that is there")
+                }
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                    failure.next("free some space there, or name a file on another disk")
+                }
+                _ => failure,
+            }
+        }
         BackupError::Database(_)
-        | BackupError::Write { .. }
         | BackupError::Copy { .. }
         | BackupError::Disk(_) => Failure::refused(&error),
     })?;

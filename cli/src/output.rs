@@ -51,6 +51,18 @@ pub fn text(text: &str) {
     octets(text.as_bytes());
 }
 
+/// Writes text that is no answer to standard output: one that cannot be written is told, and changes
+/// nothing of how the command ends.
+pub fn announce(text: &str) {
+    let mut out = anstream::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            warning(format_args!("cannot write to standard output: {error}"));
+        }
+        Ok(()) | Err(_) => {}
+    }
+}
+
 /// Writes octets to standard output, as [`text`] does.
 pub fn octets(octets: &[u8]) {
     if LOST.get().is_some() {

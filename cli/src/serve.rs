@@ -1,10 +1,11 @@
 //! How does the registry run, and stop?
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use medbind_registry::{Config, StartError};
+use medbind_registry::{Config, StartError, StopError};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::Level;
@@ -76,11 +77,12 @@ pub async fn serve(args: &Serve, global: &Global) -> Outcome {
             .iter()
             .map(|made| json!({"what": made.what, "path": made.path.display().to_string()}))
             .collect();
-        output::json(&json!({
+        let told = json!({
             "address": address.to_string(),
             "made": made,
             "warnings": running.warnings(),
-        }));
+        });
+        output::announce(&format!("{told}\n"));
     } else {
         let (bold, yellow, dim) = (output::BOLD, output::YELLOW, output::DIM);
         let mut text = String::new();
@@ -97,7 +99,7 @@ pub async fn serve(args: &Serve, global: &Global) -> Outcome {
             address.port(),
             an_operator(&args.data_dir)
         );
-        output::text(&text);
+        output::announce(&text);
     }
     let broken = tokio::select! {
         _ = interrupt.recv() => None,
@@ -131,6 +133,20 @@ fn not_started(error: &StartError) -> Failure {
     }
 }
 
+/// Who may stop it, where this user may not.
+fn not_stopped(error: &StopError) -> Failure {
+    let failure = Failure::refused(error);
+    match error {
+        StopError::Lock { source, .. } | StopError::Refused { source, .. }
+            if source.kind() == ErrorKind::PermissionDenied =>
+        {
+            failure.next("run it as the user that the registry runs as, or as root")
+        }
+        StopError::StillRunning { .. } => failure.next("see its own log, of `medbind serve`"),
+        StopError::Lock { .. } | StopError::Refused { .. } | StopError::Unseen(_) => failure,
+    }
+}
+
 /// `medbind stop`.
 pub async fn stop(args: &Stop, global: &Global) -> Outcome {
     if !args.data_dir.is_dir() {
@@ -141,7 +157,7 @@ pub async fn stop(args: &Stop, global: &Global) -> Outcome {
     }
     let stopped = medbind_registry::stop(&args.data_dir, STOP_PATIENCE)
         .await
-        .map_err(Failure::refused)?;
+        .map_err(|error| not_stopped(&error))?;
     if global.json {
         output::json(&json!({"stopped": stopped.is_some(), "process": stopped}));
     } else {

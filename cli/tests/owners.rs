@@ -112,3 +112,39 @@ fn a_database_that_may_not_be_written_ends_a_start_with_2() {
         "{warnings}"
     );
 }
+
+#[test]
+fn who_may_not_is_told_who_may() {
+    if !is_root("who_may_not_is_told_who_may") {
+        return;
+    }
+    let desk = desk();
+    let registry = Served::start(&desk);
+    fs::create_dir(desk.path("roots")).unwrap();
+    give(&desk.path("roots"), 0, 0o755);
+    give(&desk.path("data/registry.lock"), 0, 0o600);
+    for (args, said, next) in [
+        (
+            &["stop", "--data-dir", "data"][..],
+            "cannot look at the lock",
+            "run it as the user that the registry runs as, or as root",
+        ),
+        (
+            &["backup", "--data-dir", "data", "roots/copy"],
+            "cannot write roots/copy: permission denied",
+            "a directory that this user may write to",
+        ),
+        (
+            &["backup", "--data-dir", "data", "nowhere/copy"],
+            "cannot write nowhere/copy",
+            "make the directory first",
+        ),
+    ] {
+        let ran = ran(desk.as_nobody(args), "").ended_with(1);
+        for told in [said, next] {
+            assert!(ran.err.contains(told), "{told} in {}", ran.err);
+        }
+        assert!(!ran.err.contains("half-written"), "{}", ran.err);
+    }
+    registry.kill();
+}

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::io::BufRead as _;
 use std::process::{Command, Stdio};
 
 use common::{Desk, SERVE, Served, mode, unread};
@@ -53,6 +54,29 @@ fn a_registry_whose_log_cannot_be_written_goes_on() {
         let stop = ["stop", "--data-dir", "data"];
         desk.run(&stop).ended_with(0);
         assert_eq!(registry.ended(), Some(0));
+    }
+}
+
+#[test]
+fn a_registry_whose_first_words_cannot_be_written_ends_as_it_was_told() {
+    for json in [&[][..], &["--json"]] {
+        let desk = Desk::new();
+        let serve = ["serve", "--data-dir", "data", "--listen", "127.0.0.1:0"];
+        let full = std::fs::File::create("/dev/full").unwrap();
+        let mut registry = desk
+            .command(&[&serve[..], json].concat())
+            .stdout(full)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = std::io::BufReader::new(registry.stderr.take().unwrap());
+        let mut said = String::new();
+        while !said.contains("cannot write to standard output") {
+            assert!(log.read_line(&mut said).unwrap() > 0, "{said}");
+        }
+        desk.run(&["stop", "--data-dir", "data"]).ended_with(0);
+        let status = registry.wait().unwrap();
+        assert_eq!(status.code(), Some(0), "{said}");
     }
 }
 

@@ -116,7 +116,8 @@ async fn copy(database: &Path, to: &Path) -> Result<(u64, u64), BackupError> {
         .suffix(".half-written")
         .permissions(Permissions::from_mode(0o600))
         .tempfile_in(folder)
-        .map_err(failed)?;
+        // Without the name of what is beside it, which nobody has asked for.
+        .map_err(|error| failed(error.kind().into()))?;
     let name = half_written.path().to_str().ok_or_else(|| {
         failed(std::io::Error::other(
             "SQLite takes no path that is not UTF-8",
