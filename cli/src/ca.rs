@@ -22,6 +22,7 @@ use time::OffsetDateTime;
 
 use crate::args::{CaInit, Global};
 use crate::failure::{Failure, Outcome};
+use crate::files;
 use crate::output::{self, put};
 use crate::source::{self, Source};
 
@@ -228,6 +229,9 @@ pub fn init(args: &CaInit, global: &Global) -> Outcome {
         .map(|(name, text)| (*name, text.as_bytes()))
         .collect();
     write_new_directory(&args.dir, &files).map_err(Failure::refused)?;
+    if let Some(warning) = files::made_by_root(&args.dir) {
+        output::warning(warning);
+    }
     report(args, global, &name, end);
     Ok(ExitCode::SUCCESS)
 }

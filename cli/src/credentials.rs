@@ -15,6 +15,7 @@ use x509_cert::der::{DecodePem as _, Encode as _};
 use crate::args::{CaIssue, CaRenew, CaShow, Global};
 use crate::ca;
 use crate::failure::{Failure, Outcome};
+use crate::files;
 use crate::output;
 
 /// The infrastructure CA of a registry's data directory.
@@ -95,7 +96,8 @@ pub fn ca_issue(args: &CaIssue, global: &Global) -> Outcome {
     let mut warnings = if args.renew {
         credentials.replace(&args.dir)
     } else {
-        credentials.save(&args.dir).map(|()| Vec::new())
+        let made_by_root = |()| files::made_by_root(&args.dir).into_iter().collect();
+        credentials.save(&args.dir).map(made_by_root)
     }
     .map_err(Failure::refused)?;
     let whom = whom(&purpose);

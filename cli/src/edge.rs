@@ -23,6 +23,7 @@ use crate::check::{self, Severity};
 use crate::client;
 use crate::credentials;
 use crate::failure::{Failure, Outcome};
+use crate::files;
 use crate::output::{self, put};
 use crate::sign_in;
 use crate::source::{self, Source};
@@ -253,6 +254,9 @@ pub fn init(args: &EdgeInit, global: &Global) -> Outcome {
     readable(args, &trusted_pem, crl.as_deref())?;
     verifiable(args, jwks.as_deref())?;
     write_new_directory(&args.dir, &files).map_err(Failure::refused)?;
+    if let Some(warning) = files::made_by_root(&args.dir) {
+        output::warning(warning);
+    }
     report(args, global, &settings);
     Ok(ExitCode::SUCCESS)
 }

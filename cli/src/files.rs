@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use medbind_registry::pki::keep_owner;
@@ -113,6 +114,22 @@ pub fn remove_left(path: &Path) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// What there is to warn of where root has made a directory of keys in another user's: that user,
+/// whom a registry or an Envoy may run as, cannot read it.
+pub fn made_by_root(dir: &Path) -> Option<String> {
+    let made = fs::metadata(dir).ok()?;
+    let around = fs::metadata(directory_of(dir)).ok()?;
+    (made.uid() == 0 && around.uid() != 0).then(|| {
+        format!(
+            "{dir} is root's, and what it stands in is user {user}'s, who cannot read it: where that \
+             user is to, as root: chown -R {user}:{group} {dir}",
+            dir = dir.display(),
+            user = around.uid(),
+            group = around.gid()
+        )
+    })
 }
 
 /// How the name of what is written beside a file begins.

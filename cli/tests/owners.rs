@@ -148,3 +148,39 @@ fn who_may_not_is_told_who_may() {
     }
     registry.kill();
 }
+
+#[test]
+fn what_root_makes_anew_in_anothers_directory_is_told_to_be_roots() {
+    if !is_root("what_root_makes_anew_in_anothers_directory_is_told_to_be_roots") {
+        return;
+    }
+    let desk = desk();
+    let issue = ["ca", "issue", "data/other", "--ca", "data/infra-ca"];
+    for (args, dir) in [
+        (
+            &[&issue[..], &["--operator", "ops"]].concat()[..],
+            "data/other",
+        ),
+        (&["ca", "init", "data/ca", "--namespace", "acme"], "data/ca"),
+    ] {
+        let told = format!("chown -R {NOBODY}:{NOBODY} {dir}");
+        let ran = desk.run(args).ended_with(0);
+        assert!(ran.err.contains(&told), "{}", ran.err);
+    }
+    // Its own user's, and root's in root's.
+    let issue = [
+        "ca",
+        "issue",
+        "data/third",
+        "--ca",
+        "data/infra-ca",
+        "--edge",
+        "e",
+    ];
+    let own = ran(desk.as_nobody(&issue), "").ended_with(0);
+    give(&desk.path(""), 0, 0o755);
+    let roots = ["ca", "init", "roots", "--namespace", "acme"];
+    for ran in [own, desk.run(&roots).ended_with(0)] {
+        assert!(!ran.err.contains("chown"), "{}", ran.err);
+    }
+}
