@@ -65,13 +65,14 @@ impl Doubt {
     }
 
     /// Whether it may wait at `tick` for others to have been asked about: where nothing is known
-    /// against it for `most` ticks.
+    /// against it for `most` ticks. Once it is its turn, the registry's word is missed anew.
     fn may_wait_for_its_turn(&mut self, tick: u32, most: u32) -> bool {
         if self.urgent {
             return self.may_wait(tick);
         }
-        let since = *self.turn.get_or_insert(tick);
-        tick.saturating_sub(since) < most
+        self.since = None;
+        let turn = *self.turn.get_or_insert(tick);
+        tick.saturating_sub(turn) < most
     }
 }
 

@@ -692,3 +692,32 @@ fn who_waits_for_the_call_of_one_that_left_outlives_a_call_that_is_refused() {
         );
     }
 }
+
+#[test]
+fn two_refused_calls_half_a_minute_apart_cut_nobody_who_was_not_asked_about() {
+    let (mut edge, streams) = let_in_on_demand(200);
+    change_history(&mut edge);
+    // Envoy refuses one call.
+    edge.guard.host().most_calls(0);
+    edge.guard.tick();
+    edge.guard.host().most_calls(32);
+    for _ in 0..31 {
+        // The registry takes a second.
+        for _ in 0..10 {
+            edge.guard.tick();
+        }
+        let open = edge.lookups();
+        assert_eq!(open.len(), 4);
+        for call in open {
+            edge.answer_lookup(&call);
+        }
+    }
+    // It refuses another.
+    let open = edge.lookups();
+    edge.guard.host().most_calls(0);
+    edge.answer_lookup(&open[0]);
+    edge.guard.tick();
+    for stream in &streams {
+        assert!(edge.guard.fate(*stream).is_forwarded());
+    }
+}

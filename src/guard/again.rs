@@ -146,7 +146,9 @@ impl<H: Host> Guard<H> {
                 let in_time = !urgent || memory.live.may_wait(context);
                 let has_room = memory.lookups.under_way() < most_calls(urgent);
                 let can_ask = memory.lookups.is_open(&device) || (has_room && !round.refused);
+                let mut is_missing = lookups > MOST_LOOKUPS;
                 if in_time && lookups <= MOST_LOOKUPS && can_ask {
+                    is_missing = true;
                     let asked = self.ask(memory, context, None, Wait::UnderWay, &device);
                     if asked.is_ok() {
                         if let Some(one) = memory.live.get_mut(context) {
@@ -156,7 +158,8 @@ impl<H: Host> Guard<H> {
                     }
                     round.refused = true;
                 }
-                let may_wait = if has_room {
+                // Its time without the registry's word runs where it was asked for it.
+                let may_wait = if is_missing {
                     memory.live.may_wait(context)
                 } else {
                     let most = ticks(self.config.policy.max_stale());

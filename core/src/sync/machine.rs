@@ -155,6 +155,13 @@ impl Synchroniser {
         self.leading.as_ref().map(|leading| leading.term)
     }
 
+    /// The request that is under way.
+    #[cfg(test)]
+    pub(super) fn flight(&self) -> Option<FetchId> {
+        let leading = self.leading.as_ref()?;
+        leading.flight.as_ref().map(|flight| flight.id)
+    }
+
     /// It ends: where it leads, another may at once.
     pub fn end(&mut self, store: &dyn SharedData) {
         if self.leading.take().is_some() {
@@ -180,6 +187,13 @@ impl Synchroniser {
         response: SyncResponse<'_>,
     ) -> Vec<SyncAction> {
         let mut actions = Vec::new();
+        if self.leading.is_none() {
+            return actions;
+        }
+        if let Some(step) = self.see(now) {
+            // What was asked before the step is asked anew by the next tick.
+            self.clock_was_set_back(step);
+        }
         let Some(leading) = &mut self.leading else {
             return actions;
         };
@@ -203,6 +217,10 @@ impl Synchroniser {
         actions: &mut Vec<SyncAction>,
     ) -> Result<(), Trouble> {
         let step_back = self.see(now);
+        if step_back.is_some() {
+            // By the new clock nobody has been heard yet: who lives has its time to be.
+            self.started = Some(now);
+        }
         let started = *self.started.get_or_insert(now);
         let patience = match self.settings.candidate {
             Candidate::Singleton => Duration::ZERO,
@@ -212,9 +230,6 @@ impl Synchroniser {
             vacant: now.since(started) >= patience,
             left: self.seen == Some(Place::Left),
         };
-        if now < started {
-            self.started = Some(now);
-        }
         let leadership = lead(
             store,
             self.candidacy,
@@ -419,7 +434,6 @@ impl Synchroniser {
         } else {
             self.settings.wait
         };
-        self.at_once = false;
         let limit = if history.complete || !is_load {
             self.page_limit
         } else {
@@ -575,6 +589,7 @@ impl Synchroniser {
             ));
         }
         self.failures = 0;
+        self.at_once = false;
         self.page_limit = self
             .page_limit
             .saturating_mul(2)

@@ -1020,3 +1020,61 @@ fn where_reading_again_fails_the_history_that_answers_is_followed_and_does_not_g
     assert!(asked_for_all > 2);
     assert!(world.age() < Duration::from_mins(1), "{:?}", world.age());
 }
+
+/// The age that a worker reads soon after, with the leader's own tick between.
+fn age_soon_after(world: &mut World, worker: &mut Worker) -> Duration {
+    worker.0.tick(&world.view(), world.now);
+    for _ in 0..3 {
+        worker.run(world, TICK);
+    }
+    worker.freshness(world).unwrap()
+}
+
+#[test]
+fn an_answer_between_a_step_of_the_clock_and_the_leaders_tick_makes_nothing_older() {
+    let mut world = World::one().with_devices(10);
+    let mut worker = Worker::new();
+    worker.run(&mut world, Duration::from_secs(30));
+    let id = world.synchronisers[0].flight().unwrap();
+    world.now = Timestamp::from_unix_millis(world.now.unix_millis() - 3_600_000);
+    world.registry.set(3, Suspended);
+    let (path, now) = (world.paths.last().unwrap().1.clone(), world.now);
+    let (status, body) = world.registry.answer(&path, Duration::ZERO, now).unwrap();
+    world.synchronisers[0].on_response(now, &world.store, id, answer(status, &body));
+    assert!(age_soon_after(&mut world, &mut worker) < SECOND);
+}
+
+#[test]
+fn a_step_of_the_clock_lets_no_worker_take_the_place_of_a_leader_that_lives() {
+    let settings = vec![settings(Candidate::Worker), settings(Candidate::Singleton)];
+    let mut world = World::new(settings).with_devices(10);
+    let mut worker = Worker::new();
+    worker.run(&mut world, Duration::from_secs(4_000));
+    // The worker ticks first.
+    world.now = Timestamp::from_unix_millis(world.now.unix_millis() - 3_600_060);
+    world.hung = vec![1];
+    world.step();
+    world.hung = vec![];
+    let leads = world.synchronisers.iter().map(Synchroniser::is_leader);
+    assert_eq!(leads.collect::<Vec<_>>(), [false, true]);
+    assert!(age_soon_after(&mut world, &mut worker) < SECOND);
+}
+
+#[test]
+fn where_the_first_call_after_a_step_fails_the_next_is_to_be_answered_at_once() {
+    for back in [2_500, 5_000, 10_000, 15_000, 20_000, 22_000, 60_000] {
+        let mut world = World::one().with_devices(10);
+        let mut worker = Worker::new();
+        world.run(Duration::from_mins(5));
+        while world.age() > SECOND {
+            world.step();
+        }
+        worker.run(&mut world, Duration::from_secs(20));
+        world.now = Timestamp::from_unix_millis(world.now.unix_millis() - back);
+        world.network = Network::Status(503, None);
+        worker.run(&mut world, TICK);
+        world.network = Network::Up;
+        worker.run(&mut world, SECOND);
+        assert!(worker.freshness(&world).is_ok(), "{back}");
+    }
+}
