@@ -41,6 +41,7 @@ mod hex;
 pub mod identity;
 pub mod issuer;
 mod latest;
+pub mod mqtt;
 pub mod path;
 pub mod peer;
 mod pem;
