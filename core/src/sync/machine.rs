@@ -217,10 +217,6 @@ impl Synchroniser {
         actions: &mut Vec<SyncAction>,
     ) -> Result<(), Trouble> {
         let step_back = self.see(now);
-        if step_back.is_some() {
-            // By the new clock nobody has been heard yet: who lives has its time to be.
-            self.started = Some(now);
-        }
         let started = *self.started.get_or_insert(now);
         let patience = match self.settings.candidate {
             Candidate::Singleton => Duration::ZERO,
@@ -341,6 +337,8 @@ impl Synchroniser {
         let step = self.latest.step_back(now);
         if step.is_some() {
             self.latest = Latest::at(now);
+            // By the new clock nobody has been heard yet: who lives has its time to be.
+            self.started = Some(now);
         } else {
             self.latest.see(now);
         }

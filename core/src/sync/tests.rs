@@ -1030,18 +1030,37 @@ fn age_soon_after(world: &mut World, worker: &mut Worker) -> Duration {
     worker.freshness(world).unwrap()
 }
 
+/// The clock is set back by an hour, and before its next tick the leader has an answer.
+fn set_back_before_an_answer(world: &mut World, leader: usize) {
+    let id = world.synchronisers[leader].flight().unwrap();
+    world.now = Timestamp::from_unix_millis(world.now.unix_millis() - 3_600_000);
+    world.registry.set(3, Suspended);
+    let (path, now) = (world.paths.last().unwrap().1.clone(), world.now);
+    let (status, body) = world.registry.answer(&path, Duration::ZERO, now).unwrap();
+    world.synchronisers[leader].on_response(now, &world.store, id, answer(status, &body));
+}
+
 #[test]
 fn an_answer_between_a_step_of_the_clock_and_the_leaders_tick_makes_nothing_older() {
     let mut world = World::one().with_devices(10);
     let mut worker = Worker::new();
     worker.run(&mut world, Duration::from_secs(30));
-    let id = world.synchronisers[0].flight().unwrap();
-    world.now = Timestamp::from_unix_millis(world.now.unix_millis() - 3_600_000);
-    world.registry.set(3, Suspended);
-    let (path, now) = (world.paths.last().unwrap().1.clone(), world.now);
-    let (status, body) = world.registry.answer(&path, Duration::ZERO, now).unwrap();
-    world.synchronisers[0].on_response(now, &world.store, id, answer(status, &body));
+    set_back_before_an_answer(&mut world, 0);
     assert!(age_soon_after(&mut world, &mut worker) < SECOND);
+}
+
+#[test]
+fn who_led_when_the_clock_was_set_back_leads_again_where_its_follower_ends() {
+    let mut world = World::new(vec![settings(Candidate::Worker); 2]).with_devices(10);
+    world.run(Duration::from_mins(1));
+    let first = world.synchronisers.iter().position(Synchroniser::is_leader);
+    let first = first.unwrap();
+    set_back_before_an_answer(&mut world, first);
+    for (hung, leader) in [(first, 1 - first), (1 - first, first)] {
+        world.hung = vec![hung];
+        world.run(Duration::from_secs(20));
+        assert!(world.synchronisers[leader].is_leader());
+    }
 }
 
 #[test]
